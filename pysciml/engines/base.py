@@ -1,0 +1,219 @@
+"""The contract between the front and an engine, and the registry of engines."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pysciml.errors import EngineUnavailableError, UnsupportedError
+from pysciml.graph import Model
+
+Array = npt.NDArray[np.float64]
+
+#: The order in which ``engine="auto"`` asks the embedded engines.
+EMBEDDED: Final = ("native", "jax")
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """The options of one solve, checked by the front.
+
+    Attributes
+    ----------
+    rtol, atol : float
+    saveat : array, shape (n_t,), or None
+        Output times, ordered in the direction of integration and inside ``tspan``; None asks for
+        the solver's own steps.
+    dt : float or None
+        Step size of a fixed-step method, first step size of an adaptive one.
+    max_steps : int
+    seed : int or None
+    progress : bool
+    """
+
+    rtol: float = 1e-6
+    atol: float = 1e-9
+    saveat: Array | None = None
+    dt: float | None = None
+    max_steps: int = 1_000_000
+    seed: int | None = None
+    progress: bool = False
+
+
+@dataclass
+class RawSolution:
+    """What an engine computed, as plain arrays.
+
+    Attributes
+    ----------
+    t : array, shape (n_t,)
+    u : array, shape (n_states, n_t)
+    algorithm : str
+        What ran, by its SciML name.
+    retcode : str
+        SciML's return code; ``"Success"`` and ``"Terminated"`` are the successful ones.
+    message : str
+        What went wrong, as a sentence.
+    observed : array, shape (n_observed, n_t), or None
+        None lets the front evaluate them on the graph.
+    n_steps, n_rejected, n_rhs : int
+        -1 where the library does not report it.
+    solve_seconds, compile_seconds : float
+    event_times : list of (time, event number)
+    """
+
+    t: Array
+    u: Array
+    algorithm: str
+    retcode: str = "Success"
+    message: str = ""
+    observed: Array | None = None
+    n_steps: int = -1
+    n_rejected: int = -1
+    n_rhs: int = -1
+    solve_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    event_times: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+
+    @property
+    def successful(self) -> bool:
+        """Whether the end of ``tspan`` or a terminal event was reached."""
+        return self.retcode in ("Success", "Terminated")
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """A solution and its derivatives.
+
+    Attributes
+    ----------
+    solution : RawSolution
+    by_p : array, shape (n_states, n_t, n_params)
+        The derivative of every state by every parameter.
+    by_u0 : array, shape (n_states, n_t, n_states)
+        The derivative of every state by every initial value.
+    """
+
+    solution: RawSolution
+    by_p: Array
+    by_u0: Array
+
+
+class Engine(abc.ABC):
+    """One way of solving models.
+
+    An engine is found through the entry point group ``pysciml.engines``. Making one must cost
+    nothing: its libraries are imported by the first call that needs them.
+    """
+
+    name: ClassVar[str]
+    #: Kinds of system it solves.
+    kinds: ClassVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def unavailable(self) -> str | None:
+        """Why the engine cannot run here and the command that mends it; None when it can.
+
+        It must not import the engine's libraries.
+        """
+
+    @abc.abstractmethod
+    def version(self) -> str:
+        """The version of the library behind it (``""`` where it is not installed)."""
+
+    @abc.abstractmethod
+    def algorithms(self) -> dict[str, str]:
+        """SciML name -> one line on the method, its order and its source."""
+
+    @abc.abstractmethod
+    def check(self, model: Model, algorithm: str | None) -> None:
+        """Raise `UnsupportedError` for what it cannot do, before anything is compiled."""
+
+    @abc.abstractmethod
+    def solve(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        tspan: tuple[float, float],
+        algorithm: str | None,
+        options: SolveOptions,
+    ) -> RawSolution:
+        """Compile (cached by ``model.hash``) and solve.
+
+        A solve that fails comes back with its ``retcode``, a message and what was computed.
+        """
+
+    def sensitivities(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        tspan: tuple[float, float],
+        algorithm: str | None,
+        options: SolveOptions,
+    ) -> Sensitivities:
+        """Derivatives of the solution at ``options.saveat`` by parameters and initial values."""
+        raise UnsupportedError(
+            f"the {self.name} engine has no sensitivities", engine=self.name, algorithm=algorithm
+        )
+
+    def check_algorithm(self, algorithm: str | None) -> None:
+        """Raise for an algorithm the engine lacks, naming those it has and who has it."""
+        known = self.algorithms()
+        if algorithm is None or algorithm in known:
+            return
+        others = [
+            name
+            for name, engine in registry().items()
+            if name != self.name and algorithm in engine.algorithms()
+        ]
+        elsewhere = (
+            f"{algorithm} is available with engine={' or engine='.join(map(repr, others))}"
+            if others
+            else "no registered engine has it"
+        )
+        raise UnsupportedError(
+            f"the {self.name} engine has no algorithm {algorithm!r}: it has "
+            f"{', '.join(known)}; {elsewhere}",
+            engine=self.name,
+            algorithm=algorithm,
+        )
+
+
+@cache
+def registry() -> dict[str, Engine]:
+    """All registered engines by name; none of their libraries is imported by this."""
+    found: dict[str, Engine] = {}
+    for entry in sorted(metadata.entry_points(group="pysciml.engines"), key=lambda e: e.name):
+        found[entry.name] = entry.load()()
+    return found
+
+
+def get(name: str) -> Engine:
+    """The engine of that name, ready to use.
+
+    Raises
+    ------
+    UnsupportedError
+        If no engine has that name.
+    EngineUnavailableError
+        If it cannot run here.
+    """
+    engine = registry().get(name)
+    if engine is None:
+        raise UnsupportedError(
+            f"there is no engine {name!r}: choose from 'auto', "
+            + ", ".join(map(repr, sorted(registry()))),
+            engine=name,
+        )
+    reason = engine.unavailable()
+    if reason is not None:
+        raise EngineUnavailableError(reason, engine=name)
+    return engine

@@ -1,0 +1,7 @@
+"""The expression graph every engine lowers. Knows NumPy, no engine and no SymPy."""
+
+from pysciml.graph.builder import GraphBuilder
+from pysciml.graph.graph import Graph
+from pysciml.graph.model import EventSpec, Model
+
+__all__ = ["EventSpec", "Graph", "GraphBuilder", "Model"]

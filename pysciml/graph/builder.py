@@ -1,0 +1,370 @@
+"""Building a graph: hash consing, constant folding and the simplifications that are always right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from pysciml.graph import interpret, ops
+from pysciml.graph.graph import Graph
+
+#: Integer powers up to this one become products, which every engine multiplies faster than it
+#: raises to a power.
+_LARGEST_PRODUCT_POWER = 8
+
+
+class GraphBuilder:
+    """Grows a graph node by node.
+
+    Equal nodes are one node (common subexpressions are shared by construction), operands of
+    commutative operations are ordered, constants are folded where the result is finite.
+    Methods take and return node numbers.
+
+    Parameters
+    ----------
+    n_states, n_params : int
+    """
+
+    def __init__(self, n_states: int, n_params: int) -> None:
+        self.n_states = n_states
+        self.n_params = n_params
+        self._op: list[int] = []
+        self._args: list[tuple[int, ...]] = []
+        self._const: list[float] = []
+        self._index: list[int] = []
+        self._memo: dict[tuple[object, ...], int] = {}
+        self.zero = self.constant(0.0)
+        self.one = self.constant(1.0)
+
+    @classmethod
+    def extend(cls, graph: Graph) -> tuple[GraphBuilder, list[int]]:
+        """Start from a finished graph; also returns where each of its nodes went."""
+        builder = cls(graph.n_states, graph.n_params)
+        return builder, builder.copy_nodes(graph)
+
+    def copy_nodes(self, graph: Graph) -> list[int]:
+        """Copy all nodes of a graph into this one; returns where each went."""
+        moved: list[int] = []
+        for code, row, value, index in zip(
+            graph.op.tolist(),
+            graph.args.tolist(),
+            graph.const.tolist(),
+            graph.index.tolist(),
+            strict=True,
+        ):
+            args = tuple(moved[a] for a in row[: ops.OPS[code].arity])
+            moved.append(self._intern(code, args, value, index))
+        return moved
+
+    def __len__(self) -> int:
+        return len(self._op)
+
+    def op_of(self, node: int) -> int:
+        """The operation code of a node."""
+        return self._op[node]
+
+    def args_of(self, node: int) -> tuple[int, ...]:
+        """The operands of a node."""
+        return self._args[node]
+
+    def value_of(self, node: int) -> float | None:
+        """The value of a constant node, None for every other."""
+        return self._const[node] if self._op[node] == ops.CONST else None
+
+    def index_of(self, node: int) -> int:
+        """Which state, parameter or placeholder a leaf is."""
+        return self._index[node]
+
+    # -- leaves ---------------------------------------------------------------------------------
+
+    def constant(self, value: float) -> int:
+        """A number; it must be finite."""
+        value = float(value) + 0.0  # -0.0 and 0.0 are one constant
+        if not math.isfinite(value):
+            raise ValueError(f"a constant must be finite, not {value}")
+        return self._intern(ops.CONST, (), value, -1)
+
+    def time(self) -> int:
+        """The independent variable."""
+        return self._intern(ops.TIME, (), 0.0, -1)
+
+    def state(self, index: int) -> int:
+        """State number ``index``."""
+        return self._intern(ops.STATE, (), 0.0, index)
+
+    def param(self, index: int) -> int:
+        """Parameter number ``index``."""
+        return self._intern(ops.PARAM, (), 0.0, index)
+
+    def free(self, index: int) -> int:
+        """A placeholder, to be differentiated by or substituted for before `build`."""
+        return self._intern(ops.FREE, (), 0.0, index)
+
+    def history(self, index: int, time: int) -> int:
+        """State ``index`` at an earlier time."""
+        return self._intern(ops.HISTORY, (time,), 0.0, index)
+
+    def _intern(self, code: int, args: tuple[int, ...], value: float, index: int) -> int:
+        key = (code, args, value, index)
+        node = self._memo.get(key)
+        if node is None:
+            node = self._memo[key] = len(self._op)
+            self._op.append(code)
+            self._args.append(args)
+            self._const.append(value)
+            self._index.append(index)
+        return node
+
+    # -- operations -----------------------------------------------------------------------------
+
+    def call(self, code: int, *args: int) -> int:
+        """Apply an operation, simplified."""
+        simplify = _SIMPLIFY.get(code)
+        if simplify is not None:
+            node = simplify(self, *args)
+            if node is not None:
+                return node
+        values = [self._const[a] for a in args if self._op[a] == ops.CONST]
+        if len(values) == len(args):
+            result = interpret.fold(code, tuple(values))
+            if math.isfinite(result):
+                return self.constant(result)
+        if code in ops.COMMUTATIVE and args[0] > args[1]:
+            args = (args[1], args[0])
+        return self._intern(code, args, 0.0, -1)
+
+    def add(self, a: int, b: int) -> int:
+        """``a + b``."""
+        return self.call(ops.ADD, a, b)
+
+    def sub(self, a: int, b: int) -> int:
+        """``a - b``."""
+        return self.call(ops.SUB, a, b)
+
+    def mul(self, a: int, b: int) -> int:
+        """``a * b``."""
+        return self.call(ops.MUL, a, b)
+
+    def div(self, a: int, b: int) -> int:
+        """``a / b``."""
+        return self.call(ops.DIV, a, b)
+
+    def neg(self, a: int) -> int:
+        """``-a``."""
+        return self.call(ops.NEG, a)
+
+    def power(self, base: int, exponent: int) -> int:
+        """``base ** exponent``; small integer powers become products."""
+        value = self.value_of(exponent)
+        if value is not None and value == int(value) and abs(value) <= _LARGEST_PRODUCT_POWER:
+            product = self._product_power(base, abs(int(value)))
+            return product if value >= 0 else self.div(self.one, product)
+        if value == 0.5:
+            return self.call(ops.SQRT, base)
+        if value == -0.5:
+            return self.div(self.one, self.call(ops.SQRT, base))
+        return self.call(ops.POW, base, exponent)
+
+    def _product_power(self, base: int, n: int) -> int:
+        if n == 0:
+            return self.one
+        half = self._product_power(base, n // 2)
+        square = self.mul(half, half)
+        return self.mul(square, base) if n % 2 else square
+
+    def sum(self, terms: Sequence[int]) -> int:
+        """Add many terms as a balanced tree: shallow, and with small rounding errors."""
+        if not terms:
+            return self.zero
+        while len(terms) > 1:
+            paired = [self.add(terms[i], terms[i + 1]) for i in range(0, len(terms) - 1, 2)]
+            terms = paired + ([terms[-1]] if len(terms) % 2 else [])
+        return terms[0]
+
+    def product(self, factors: Sequence[int]) -> int:
+        """Multiply many factors, left to right."""
+        result = self.one
+        for factor in factors:
+            result = self.mul(result, factor)
+        return result
+
+    def substitute(self, node: int, replacements: Mapping[int, int]) -> int:
+        """Rebuild a node with some nodes replaced by others."""
+        return self.substitute_all([node], replacements)[0]
+
+    def substitute_all(self, nodes: Sequence[int], replacements: Mapping[int, int]) -> list[int]:
+        """Rebuild several nodes with some nodes replaced; work is shared between them."""
+        done = dict(replacements)
+        for current in self.cone(nodes, stop=done):
+            args = self._args[current]
+            new = tuple(done[a] for a in args)
+            if new == args:
+                done[current] = current
+            elif self._op[current] == ops.HISTORY:
+                done[current] = self.history(self._index[current], *new)
+            else:
+                done[current] = self.call(self._op[current], *new)
+        return [done[node] for node in nodes]
+
+    def cone(self, nodes: Iterable[int], stop: Mapping[int, object] | None = None) -> list[int]:
+        """All nodes the given ones depend on, operands first; not descending below ``stop``."""
+        seen: set[int] = set()
+        stack = list(nodes)
+        blocked = stop if stop is not None else {}
+        while stack:
+            node = stack.pop()
+            if node in seen or node in blocked:
+                continue
+            seen.add(node)
+            stack.extend(self._args[node])
+        return sorted(seen)
+
+    def build(self, outputs: Mapping[str, Sequence[int]]) -> Graph:
+        """Finish: keep what the outputs need, renumbered in topological order.
+
+        The numbering follows from the outputs alone, so that the same model has the same hash
+        whatever else the builder held.
+        """
+        order: dict[int, int] = {}
+        for nodes in outputs.values():
+            for root in nodes:
+                stack = [(root, False)]
+                while stack:
+                    node, expanded = stack.pop()
+                    if node in order:
+                        continue
+                    if expanded:
+                        order[node] = len(order)
+                        continue
+                    stack.append((node, True))
+                    stack.extend((a, False) for a in reversed(self._args[node]) if a not in order)
+        n = len(order)
+        op = np.empty(n, dtype=np.uint8)
+        args = np.full((n, 3), -1, dtype=np.int32)
+        const = np.zeros(n)
+        index = np.full(n, -1, dtype=np.int32)
+        for old, new in order.items():
+            code = self._op[old]
+            if code == ops.FREE:
+                raise ValueError("a placeholder is left in the graph")
+            op[new] = code
+            const[new] = self._const[old]
+            index[new] = self._index[old]
+            for k, a in enumerate(self._args[old]):
+                args[new, k] = order[a]
+        named = {
+            name: np.array([order[node] for node in nodes], dtype=np.int32)
+            for name, nodes in outputs.items()
+        }
+        return Graph(op, args, const, index, self.n_states, self.n_params, named)
+
+
+# Simplifications: each returns a node, or None where there is nothing to simplify. Products with
+# an exact zero are zero, as in every computer algebra system.
+
+
+def _simplify_add(b: GraphBuilder, x: int, y: int) -> int | None:
+    if x == b.zero:
+        return y
+    if y == b.zero:
+        return x
+    if b.op_of(y) == ops.NEG:
+        return b.sub(x, b.args_of(y)[0])
+    if b.op_of(x) == ops.NEG:
+        return b.sub(y, b.args_of(x)[0])
+    return None
+
+
+def _simplify_sub(b: GraphBuilder, x: int, y: int) -> int | None:
+    if y == b.zero:
+        return x
+    if x == b.zero:
+        return b.neg(y)
+    if x == y:
+        return b.zero
+    if b.op_of(y) == ops.NEG:
+        return b.add(x, b.args_of(y)[0])
+    return None
+
+
+def _simplify_mul(b: GraphBuilder, x: int, y: int) -> int | None:
+    if b.zero in (x, y):
+        return b.zero
+    if x == b.one:
+        return y
+    if y == b.one:
+        return x
+    for one, other in ((x, y), (y, x)):
+        if b.value_of(one) == -1.0:
+            return b.neg(other)
+        if b.op_of(one) == ops.NEG:
+            return b.neg(b.mul(b.args_of(one)[0], other))
+    return None
+
+
+def _simplify_div(b: GraphBuilder, x: int, y: int) -> int | None:
+    if y == b.one:
+        return x
+    if x == b.zero and y != b.zero:
+        return b.zero
+    if b.op_of(x) == ops.NEG:
+        return b.neg(b.div(b.args_of(x)[0], y))
+    return None
+
+
+def _simplify_neg(b: GraphBuilder, x: int) -> int | None:
+    if b.op_of(x) == ops.NEG:
+        return b.args_of(x)[0]
+    if b.op_of(x) == ops.SUB:
+        return b.sub(*reversed(b.args_of(x)))
+    return None
+
+
+def _simplify_pow(b: GraphBuilder, x: int, y: int) -> int | None:
+    if y == b.one:
+        return x
+    return b.one if y == b.zero else None
+
+
+def _simplify_same(b: GraphBuilder, x: int, y: int) -> int | None:
+    return x if x == y else None
+
+
+def _simplify_and(b: GraphBuilder, x: int, y: int) -> int | None:
+    if b.zero in (x, y):
+        return b.zero
+    if x == b.one or x == y:
+        return y
+    return x if y == b.one else None
+
+
+def _simplify_or(b: GraphBuilder, x: int, y: int) -> int | None:
+    if b.one in (x, y):
+        return b.one
+    if x == b.zero or x == y:
+        return y
+    return x if y == b.zero else None
+
+
+def _simplify_select(b: GraphBuilder, c: int, x: int, y: int) -> int | None:
+    value = b.value_of(c)
+    if value is not None:
+        return x if value != 0 else y
+    return x if x == y else None
+
+
+_SIMPLIFY = {
+    ops.ADD: _simplify_add,
+    ops.SUB: _simplify_sub,
+    ops.MUL: _simplify_mul,
+    ops.DIV: _simplify_div,
+    ops.NEG: _simplify_neg,
+    ops.POW: _simplify_pow,
+    ops.MIN: _simplify_same,
+    ops.MAX: _simplify_same,
+    ops.AND: _simplify_and,
+    ops.OR: _simplify_or,
+    ops.SELECT: _simplify_select,
+}

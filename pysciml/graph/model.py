@@ -1,0 +1,83 @@
+"""What an engine sees of a system: the graph, and what its outputs mean."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pysciml.graph.graph import Graph
+
+Kind = Literal["ode", "dae", "sde", "dde"]
+NoiseType = Literal["additive", "diagonal", "scalar", "general"]
+Direction = Literal["up", "down", "both"]
+
+
+@dataclass(frozen=True)
+class EventSpec:
+    """One event: where it fires and what it sets.
+
+    Attributes
+    ----------
+    condition : str
+        Graph output of one value; the event fires where it crosses zero.
+    values : str
+        Graph output of the new values, evaluated just before the event.
+    targets : tuple of int
+        The states that are set, in the order of ``values``.
+    direction : {"up", "down", "both"}
+        Which crossings count.
+    terminal : bool
+        Whether the solve ends there.
+    """
+
+    condition: str
+    values: str
+    targets: tuple[int, ...]
+    direction: Direction
+    terminal: bool
+
+
+def _no_ints() -> npt.NDArray[np.int32]:
+    return np.zeros(0, dtype=np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A system of first-order equations, in numbers and indices.
+
+    Row ``i`` of the graph's output ``"rhs"`` is ``du_i/dt`` where ``differential[i]``, else the
+    residual that is zero. The output ``"observed"`` holds the observed quantities. For stochastic
+    systems entry ``k`` of the output ``"diffusion"`` multiplies the increment of Brownian motion
+    ``diffusion_cols[k]`` in row ``diffusion_rows[k]``.
+    """
+
+    graph: Graph
+    kind: Kind
+    name: str
+    states: tuple[str, ...]
+    parameters: tuple[str, ...]
+    observed: tuple[str, ...]
+    differential: npt.NDArray[np.bool_]
+    events: tuple[EventSpec, ...] = ()
+    noise: tuple[str, ...] = ()
+    diffusion_rows: npt.NDArray[np.int32] = field(default_factory=_no_ints)
+    diffusion_cols: npt.NDArray[np.int32] = field(default_factory=_no_ints)
+    noise_type: NoiseType | None = None
+
+    @cached_property
+    def hash(self) -> str:
+        """Content hash of all that a compiled model depends on (names are not part of it)."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(self.graph.hash.encode())
+        digest.update(np.packbits(self.differential).tobytes())
+        digest.update(repr((self.kind, len(self.noise), self.noise_type)).encode())
+        for event in self.events:
+            digest.update(repr((event.targets, event.direction, event.terminal)).encode())
+        digest.update(self.diffusion_rows.astype("<i4").tobytes())
+        digest.update(self.diffusion_cols.astype("<i4").tobytes())
+        return digest.hexdigest()
