@@ -1,0 +1,26 @@
+"""Settings common to all tests."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+# No test may start or fetch a Julia on its own.
+os.environ.setdefault("PYTHON_JULIAPKG_OFFLINE", "yes")
+
+# A test that fails today must fail tomorrow: the examples are fixed unless somebody explores on purpose.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("explore", derandomize=False, deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("PYSCIML_TEST_JULIA") == "1":
+        return
+    skip = pytest.mark.skip(reason="needs Julia: run `make test-julia`")
+    for item in items:
+        if "julia" in item.keywords:
+            item.add_marker(skip)
