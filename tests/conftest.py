@@ -7,9 +7,12 @@ import os
 import hypothesis
 import pytest
 
+JULIA_WANTED = os.environ.get("PYSCIML_TEST_JULIA") == "1"
+
 os.environ.setdefault("MPLBACKEND", "Agg")
-# No test may start or fetch a Julia on its own.
-os.environ.setdefault("PYTHON_JULIAPKG_OFFLINE", "yes")
+if not JULIA_WANTED:
+    # Whatever a test does, it must not make juliapkg fetch a Julia.
+    os.environ.setdefault("PYTHON_JULIAPKG_OFFLINE", "yes")
 
 # A test that fails today must fail tomorrow: the examples are fixed unless somebody explores on purpose.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
@@ -18,7 +21,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("PYSCIML_TEST_JULIA") == "1":
+    if JULIA_WANTED:
         return
     skip = pytest.mark.skip(reason="needs Julia: run `make test-julia`")
     for item in items:
