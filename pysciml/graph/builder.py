@@ -221,6 +221,16 @@ class GraphBuilder:
             stack.extend(self._args[node])
         return sorted(seen)
 
+    def depending_on(self, leaves: Iterable[int]) -> bytearray:
+        """Mark the nodes that depend on any of the given ones, in one pass over the builder."""
+        marked = bytearray(len(self._op))
+        for leaf in leaves:
+            marked[leaf] = 1
+        for node, args in enumerate(self._args):
+            if any(marked[a] for a in args):
+                marked[node] = 1
+        return marked
+
     def build(self, outputs: Mapping[str, Sequence[int]]) -> Graph:
         """Finish: keep what the outputs need, renumbered in topological order.
 

@@ -1,0 +1,295 @@
+"""Model files: JSON that holds the graph and the names, data and never code.
+
+Nothing in a file is evaluated. The arrays are checked node by node (`Graph.from_arrays`), the
+names by the rules `System` applies, before anything is made of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import sympy as sp
+
+from pysciml.errors import ModelError
+from pysciml.graph import EventSpec, Graph, Model
+from pysciml.symbolic.events import Event
+from pysciml.symbolic.from_graph import to_sympy
+from pysciml.symbolic.lowering import Lowered, StateInfo
+from pysciml.symbolic.system import System
+from pysciml.symbolic.variables import parameters, variables
+
+_FORMAT: Final = "pysciml-model"
+_VERSION: Final = 1
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Write a text file atomically: the old file or the new one, never half of one."""
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save(system: System, path: str | Path) -> None:
+    """See `System.save`."""
+    model, graph = system.model, system.graph
+    document = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "name": model.name,
+        "kind": model.kind,
+        "time": system.time.name,
+        "states": [
+            {"name": s.name, "function": s.function.func.__name__, "order": s.order} for s in system._lowered.states
+        ],
+        "parameters": list(model.parameters),
+        "observed": list(model.observed),
+        "attrs": system.attrs,
+        "differential": model.differential.tolist(),
+        "events": [
+            {"targets": list(e.targets), "direction": e.direction, "terminal": e.terminal} for e in model.events
+        ],
+        "noise": list(model.noise),
+        "noise_type": model.noise_type,
+        "diffusion_rows": model.diffusion_rows.tolist(),
+        "diffusion_cols": model.diffusion_cols.tolist(),
+        "graph": {
+            "op": graph.op.tolist(),
+            "args": graph.args.tolist(),
+            # repr-exact and valid JSON: constants are finite by construction
+            "const": graph.const.tolist(),
+            "index": graph.index.tolist(),
+            "outputs": {name: nodes.tolist() for name, nodes in graph.outputs.items()},
+        },
+        "hash": model.hash,
+    }
+    write_text(path, json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def load(path: str | Path) -> System:
+    """Read a model that `System.save` wrote.
+
+    The equations of the result are the first-order form, rebuilt from the graph.
+
+    Raises
+    ------
+    ModelError
+        If the file is truncated, damaged or not a model file; the message says where.
+    OSError
+        If it cannot be read.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelError(f"{path} is not a model file: {error}") from error
+    try:
+        return _system(_Checked(document, ""))
+    except (ModelError, ValueError) as error:
+        raise ModelError(f"{path} is not a valid model file: {error}") from error
+
+
+class _Checked:
+    """A JSON object whose entries are fetched by name and type."""
+
+    def __init__(self, value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise ModelError(f"{where or 'the document'} is not an object")
+        self._value = cast(dict[str, Any], value)
+        self._where = where
+
+    def get(self, key: str, kind: type | tuple[type, ...]) -> Any:
+        if key not in self._value:
+            raise ModelError(f"{self._where}{key} is missing")
+        value = self._value[key]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+            raise ModelError(f"{self._where}{key} has the wrong type")
+        return value
+
+    def names(self, key: str) -> list[str]:
+        values = self.get(key, list)
+        for value in values:
+            _name(value)
+        return values
+
+    def objects(self, key: str) -> list[_Checked]:
+        return [_Checked(v, f"{self._where}{key}[{i}].") for i, v in enumerate(self.get(key, list))]
+
+    def object(self, key: str) -> _Checked:
+        return _Checked(self.get(key, dict), f"{self._where}{key}.")
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.isidentifier() or len(value) > 200:
+        raise ModelError(f"{value!r} is no valid name")
+    return value
+
+
+def _integers(document: _Checked, key: str, below: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    values = document.get(key, list)
+    if not all(type(v) is int and 0 <= v < below for v in values):
+        raise ModelError(f"{key} is not a list of indices below {below}")
+    return np.array(values, dtype=np.int32)
+
+
+def _system(document: _Checked) -> System:
+    if document.get("format", str) != _FORMAT:
+        raise ModelError(f"its format is not {_FORMAT!r}")
+    if document.get("version", int) != _VERSION:
+        raise ModelError(f"its version is {document.get('version', int)}; this pysciml reads version {_VERSION}")
+    attrs = _attrs(document)
+    time = sp.Symbol(_name(document.get("time", str)))
+    states = _states(document, time, attrs)
+    symbols = tuple(parameters(n, **attrs.get(n, {})) for n in document.names("parameters"))
+    observed = document.names("observed")
+    noise = document.names("noise")
+    every = [s.name for s in states] + [s.name for s in symbols] + observed + noise
+    if len(set(every)) < len(every):
+        raise ModelError("two names are equal")
+    model = _model(document, states, symbols, observed, noise)
+    if document.get("hash", str) != model.hash:
+        raise ModelError("the hash does not match the content: the file was changed or damaged")
+    return _rebuild(model, time, states, symbols, tuple(sp.Symbol(n) for n in observed))
+
+
+def _attrs(document: _Checked) -> dict[str, dict[str, str]]:
+    attrs = document.get("attrs", dict)
+    for given in attrs.values():
+        if not isinstance(given, dict) or not all(
+            k in ("units", "long_name") and isinstance(v, str) for k, v in given.items()
+        ):
+            raise ModelError("attrs may only hold units and long_name")
+    return attrs
+
+
+def _states(document: _Checked, time: sp.Symbol, attrs: dict[str, dict[str, str]]) -> tuple[StateInfo, ...]:
+    states: list[StateInfo] = []
+    for entry in document.objects("states"):
+        name = _name(entry.get("name", str))
+        base = _name(entry.get("function", str))
+        order = entry.get("order", int)
+        if not 0 <= order < 100 or name != (base if order == 0 else f"{base}_{'t' * order}"):
+            raise ModelError(f"state {name} is not derivative {order} of {base}")
+        function = variables(base, **attrs.get(base, {})).func(time)
+        states.append(StateInfo(name, function, order))
+    if not states:
+        raise ModelError("it has no states")
+    return tuple(states)
+
+
+def _model(
+    document: _Checked,
+    states: tuple[StateInfo, ...],
+    symbols: tuple[sp.Symbol, ...],
+    observed: list[str],
+    noise: list[str],
+) -> Model:
+    arrays = document.object("graph")
+    outputs = arrays.get("outputs", dict)
+    n = len(states)
+    try:
+        graph = Graph.from_arrays(
+            arrays.get("op", list),
+            arrays.get("args", list),
+            arrays.get("const", list),
+            arrays.get("index", list),
+            n,
+            len(symbols),
+            outputs,
+        )
+    except (TypeError, OverflowError) as error:
+        raise ModelError(f"graph: {error}") from error
+    events = tuple(_event(entry, i, n) for i, entry in enumerate(document.objects("events")))
+    rows = _integers(document, "diffusion_rows", n)
+    cols = _integers(document, "diffusion_cols", len(noise))
+    expected = {"rhs": n, "observed": len(observed)}
+    if noise:
+        expected["diffusion"] = len(rows)
+    for event in events:
+        expected |= {event.condition: 1, event.values: len(event.targets)}
+    found = {name: len(nodes) for name, nodes in graph.outputs.items()}
+    if found != expected or len(rows) != len(cols):
+        raise ModelError(f"graph.outputs are {found}, and should be {expected}")
+    differential = document.get("differential", list)
+    if len(differential) != n or not all(isinstance(d, bool) for d in differential):
+        raise ModelError("differential is not one true or false per state")
+    kind = document.get("kind", str)
+    if kind not in ("ode", "dae", "sde", "dde"):
+        raise ModelError(f"kind is {kind!r}")
+    noise_type = document.get("noise_type", (str, type(None)))
+    if noise_type not in (None, "additive", "diagonal", "scalar", "general"):
+        raise ModelError(f"noise_type is {noise_type!r}")
+    return Model(
+        graph=graph,
+        kind=cast(Any, kind),
+        name=document.get("name", str),
+        states=tuple(s.name for s in states),
+        parameters=tuple(s.name for s in symbols),
+        observed=tuple(observed),
+        differential=np.array(differential, dtype=np.bool_),
+        events=events,
+        noise=tuple(noise),
+        diffusion_rows=rows,
+        diffusion_cols=cols,
+        noise_type=cast(Any, noise_type),
+    )
+
+
+def _event(entry: _Checked, number: int, n_states: int) -> EventSpec:
+    direction = entry.get("direction", str)
+    if direction not in ("up", "down", "both"):
+        raise ModelError(f"events[{number}].direction is {direction!r}")
+    targets = tuple(_integers(entry, "targets", n_states).tolist())
+    terminal = entry.get("terminal", bool)
+    return EventSpec(f"event{number}", f"event{number}_values", targets, cast(Any, direction), terminal)
+
+
+def _rebuild(
+    model: Model,
+    time: sp.Symbol,
+    states: tuple[StateInfo, ...],
+    symbols: tuple[sp.Symbol, ...],
+    observed: tuple[sp.Symbol, ...],
+) -> System:
+    """A `System` around a model that already exists."""
+    system = System.__new__(System)
+    system.name = model.name
+    system._set(Lowered(model, time, states, symbols, observed))
+
+    def read(output: str) -> list[sp.Expr]:
+        return to_sympy(model.graph, output, system.states, symbols, time)
+
+    noise = [sp.Symbol(n) for n in model.noise]
+    rhs = read("rhs")
+    if noise:
+        entries = zip(model.diffusion_rows.tolist(), model.diffusion_cols.tolist(), read("diffusion"), strict=True)
+        for row, col, entry in entries:
+            rhs[row] = rhs[row] + entry * noise[col]
+    names = {(s.function, s.order) for s in states}
+    equations: list[sp.Eq] = []
+    for info, right, differential in zip(states, rhs, model.differential, strict=True):
+        if not differential:
+            equations.append(sp.Eq(sp.Integer(0), right, evaluate=False))
+        elif (info.function, info.order + 1) not in names:
+            equations.append(sp.Eq(sp.Derivative(info.function, (time, info.order + 1)), right, evaluate=False))
+    system.equations = tuple(equations)
+    system.observed = dict(zip(observed, read("observed"), strict=True))
+    system.events = tuple(
+        Event(
+            read(e.condition)[0],
+            dict(zip((system.states[i] for i in e.targets), read(e.values), strict=True)),
+            direction=e.direction,
+            terminal=e.terminal,
+        )
+        for e in model.events
+    )
+    return system

@@ -1,0 +1,283 @@
+"""`System`: a list of SymPy equations, checked and lowered to the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from pysciml.errors import ModelError, UnsupportedError
+from pysciml.graph import Graph, Model
+from pysciml.graph.model import Kind, NoiseType
+from pysciml.symbolic import printing
+from pysciml.symbolic.events import Event
+from pysciml.symbolic.from_graph import to_sympy
+from pysciml.symbolic.lowering import Lowered, lower, normalize
+from pysciml.symbolic.variables import attributes
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+
+class System:
+    """Differential equations in SymPy.
+
+    What kind of system it is follows from the equations: `kind` is ``"ode"``, ``"dae"`` (an
+    equation without a derivative, or not solvable for one), ``"sde"`` (a Brownian motion as a
+    factor) or ``"dde"`` (an unknown at an earlier time).
+
+    Parameters
+    ----------
+    equations : list of sympy.Eq or expressions
+        An expression stands for ``expression = 0``. Derivatives may be of any order, on either
+        side, scaled and mixed; they are solved for where they enter linearly.
+    parameters : list of symbols, optional
+        By default every symbol that is not the time. Given, any other symbol is an error.
+    observed : mapping or list of sympy.Eq, optional
+        Quantities computed from the solution: symbol or name -> expression.
+    events : list of Event
+    jumps : list
+        Jump processes; no engine of this version solves them.
+    name : str
+
+    Attributes
+    ----------
+    states : tuple of SymPy expressions
+        The first-order states, unknowns and their lower derivatives.
+    parameters : tuple of symbols
+    equations : tuple of sympy.Eq
+        As given.
+    observed : dict of SymPy symbol to expression
+    time : sympy.Symbol
+
+    Raises
+    ------
+    ModelError
+        If the equations are not a system; the message names the equation and the symbol.
+    UnsupportedError
+        For combinations nothing solves, such as delays with noise.
+
+    Examples
+    --------
+    >>> x, = variables("x,")
+    >>> System([Eq(D(x), -parameters("k")*x)], name="decay")
+    System decay (ode): 1 state x; 1 parameter k
+      D(x) = -k*x
+    """
+
+    def __init__(
+        self,
+        equations: Any,
+        parameters: Iterable[sp.Symbol] | None = None,
+        observed: Mapping[Any, Any] | Sequence[sp.Eq] | None = None,
+        events: Iterable[Event] | Event = (),
+        jumps: Iterable[Any] = (),
+        name: str = "model",
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise ModelError(f"name must be a non-empty text, not {name!r}")
+        if list(jumps):
+            raise UnsupportedError("jump processes (jumps=) are not supported by any engine of this version")
+        self.name = name
+        self.equations: tuple[sp.Eq, ...] = normalize(equations)
+        self.observed: dict[Any, sp.Expr] = _read_observed(observed)
+        self.events = _read_events(events)
+        lowered = lower(self.equations, _read_parameters(parameters), self.observed, self.events, name)
+        self._set(lowered)
+
+    def _set(self, lowered: Lowered) -> None:
+        self._lowered = lowered
+        self.model: Model = lowered.model
+        self.time = lowered.time
+        self.parameters: tuple[sp.Symbol, ...] = lowered.parameters
+        self.states: tuple[sp.Expr, ...] = tuple(
+            s.function if s.order == 0 else sp.Derivative(s.function, (lowered.time, s.order)) for s in lowered.states
+        )
+
+    @property
+    def kind(self) -> Kind:
+        """``"ode"``, ``"dae"``, ``"sde"`` or ``"dde"``."""
+        return self.model.kind
+
+    @property
+    def noise_type(self) -> NoiseType | None:
+        """``"additive"``, ``"diagonal"``, ``"scalar"`` or ``"general"``; None without noise."""
+        return self.model.noise_type
+
+    @property
+    def graph(self) -> Graph:
+        """The expression graph every engine lowers."""
+        return self.model.graph
+
+    @cached_property
+    def rhs(self) -> tuple[sp.Expr, ...]:
+        """The right-hand sides of the first-order form, one per state (0 = rhs where algebraic)."""
+        return tuple(to_sympy(self.graph, "rhs", self.states, self.parameters, self.time))
+
+    def jacobian(self) -> sp.Matrix:
+        """The derivative of `rhs` by `states`, as a SymPy matrix of shape (n_states, n_states).
+
+        It comes from exact differentiation on the graph, not from SymPy's ``diff``.
+        """
+        graph, rows, cols = self.graph.jacobian()
+        entries = to_sympy(graph, "jacobian", self.states, self.parameters, self.time)
+        n = len(self.states)
+        matrix = sp.zeros(n, n)
+        for row, col, entry in zip(rows.tolist(), cols.tolist(), entries, strict=True):
+            matrix[row, col] = entry
+        return matrix
+
+    def sparsity(self) -> scipy.sparse.csr_array[Any]:
+        """Where the Jacobian can be non-zero: boolean ``scipy.sparse.csr_array``, (n_states, n_states)."""
+        from scipy.sparse import csr_array
+
+        rows, cols = self.graph.sparsity()
+        n = len(self.states)
+        return csr_array((np.ones(len(rows), dtype=bool), (rows, cols)), shape=(n, n))
+
+    def state_index(self, key: Any) -> int | None:
+        """The position of a state given as symbol, as derivative or by name; None if it is none."""
+        return self._state_keys.get(_unwrap(key))
+
+    def parameter_index(self, key: Any) -> int | None:
+        """The position of a parameter given as symbol or by name; None if it is none."""
+        return self._parameter_keys.get(key)
+
+    @cached_property
+    def _state_keys(self) -> dict[Any, int]:
+        keys: dict[Any, int] = {}
+        for i, info in enumerate(self._lowered.states):
+            keys[info.name] = i
+            keys[info.function, info.order] = i
+        return keys
+
+    @cached_property
+    def _parameter_keys(self) -> dict[Any, int]:
+        return {key: i for i, symbol in enumerate(self.parameters) for key in (symbol, symbol.name)}
+
+    @cached_property
+    def attrs(self) -> dict[str, dict[str, str]]:
+        """``units`` and ``long_name`` by name, for states, observed quantities and parameters."""
+        found: dict[str, dict[str, str]] = {}
+        for info in self._lowered.states:
+            given = attributes(info.function)
+            if given and info.order:
+                dots = "" if info.order == 1 else f" (order {info.order})"
+                label = given.get("long_name", info.function.func.__name__)
+                given = {"long_name": f"time derivative{dots} of {label}"}
+            found[info.name] = given
+        for name, symbol in zip(self.model.observed, self._lowered.observed, strict=True):
+            found[name] = attributes(symbol)
+        for symbol in self.parameters:
+            found[symbol.name] = attributes(symbol)
+        return {name: given for name, given in found.items() if given}
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as JSON: the graph and the names, data and never code.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; an existing file is replaced only by a whole new one.
+        """
+        from pysciml.symbolic.files import save
+
+        save(self, path)
+
+    def __repr__(self) -> str:
+        model = self.model
+        parts = [_count("state", model.states)]
+        if model.parameters:
+            parts.append(_count("parameter", model.parameters))
+        if model.noise:
+            parts.append(f"{model.noise_type} noise {', '.join(model.noise)}")
+        if model.observed:
+            parts.append(f"observed {_shorten(model.observed)}")
+        if model.events:
+            parts.append(f"{len(model.events)} event{'s' if len(model.events) > 1 else ''}")
+        lines = [f"System {self.name} ({self.kind}): " + "; ".join(parts)]
+        shown = self.equations[:20]
+        lines += [f"  {printing.text(eq, self.time)}" for eq in shown]
+        if len(self.equations) > len(shown):
+            lines.append(f"  ... and {len(self.equations) - len(shown)} more")
+        lines += [
+            f"  {name} = {printing.text(expr, self.time)}"
+            for name, expr in zip(model.observed, self.observed.values(), strict=True)
+        ]
+        return "\n".join(lines)
+
+    def _repr_latex_(self) -> str:
+        return printing.latex(self.equations[:50], self.time)
+
+
+def _count(what: str, names: tuple[str, ...]) -> str:
+    return f"{len(names)} {what}{'s' if len(names) > 1 else ''} {_shorten(names)}"
+
+
+def _shorten(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 12 else ", ".join((*names[:10], "...", names[-1]))
+
+
+def _unwrap(key: Any) -> Any:
+    if isinstance(key, AppliedUndef):
+        return key, 0
+    if isinstance(key, sp.Derivative):
+        return key.expr, len(key.variables)
+    return key
+
+
+def _read_parameters(parameters: Any) -> tuple[sp.Symbol, ...] | None:
+    if parameters is None:
+        return None
+    if isinstance(parameters, sp.Symbol):
+        parameters = (parameters,)
+    if isinstance(parameters, str) or not isinstance(parameters, Iterable):
+        raise ModelError(f"parameters must be a list of symbols, not {parameters!r}")
+    result = tuple(parameters)
+    for symbol in result:
+        if not isinstance(symbol, sp.Symbol):
+            raise ModelError(f"parameters: {symbol!r} is not a symbol", symbol=str(symbol))
+    if len(set(result)) < len(result):
+        double = next(s for i, s in enumerate(result) if s in result[:i])
+        raise ModelError(f"parameters: {double} is given twice", symbol=str(double))
+    return result
+
+
+def _read_observed(observed: Any) -> dict[Any, sp.Expr]:
+    if observed is None:
+        return {}
+    pairs: list[tuple[Any, Any]]
+    if isinstance(observed, Mapping):
+        pairs = list(observed.items())
+    elif isinstance(observed, Sequence) and all(isinstance(eq, sp.Eq) for eq in observed):
+        pairs = [(eq.lhs, eq.rhs) for eq in observed]
+    else:
+        raise ModelError(f"observed must map names to expressions, such as {{'total': x + y}}, not {observed!r}")
+    result: dict[Any, sp.Expr] = {}
+    for key, value in pairs:
+        symbol = sp.Symbol(key) if isinstance(key, str) else key
+        if not isinstance(symbol, (sp.Symbol, AppliedUndef)):
+            raise ModelError(f"observed: {key!r} is neither a name nor a symbol", symbol=str(key))
+        if not isinstance(value, sp.Expr) or getattr(value, "is_Matrix", False):
+            raise ModelError(f"observed quantity {symbol}: {value!r} is not a scalar expression", symbol=str(symbol))
+        if symbol in result:
+            raise ModelError(f"observed quantity {symbol} is given twice", symbol=str(symbol))
+        result[symbol] = value
+    return result
+
+
+def _read_events(events: Any) -> tuple[Event, ...]:
+    if isinstance(events, Event):
+        events = (events,)
+    if not isinstance(events, Iterable):
+        raise ModelError(f"events must be a list of pysciml.Event, not {events!r}")
+    result = tuple(events)
+    for i, event in enumerate(result):
+        if not isinstance(event, Event):
+            raise ModelError(f"event {i + 1} is not a pysciml.Event but {type(event).__name__}: {event!r}")
+    return result

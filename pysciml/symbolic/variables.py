@@ -1,0 +1,193 @@
+"""The words of a model: variables, parameters, Brownian motions, derivatives, equations.
+
+All of them are plain SymPy objects; these functions only save typing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import sympy as sp
+from sympy.core.function import AppliedUndef, UndefinedFunction
+
+from pysciml.errors import ModelError
+
+#: The independent variable, ``sympy.Symbol("t")``.
+t: Final = sp.Symbol("t")
+
+
+class Parameter(sp.Symbol):
+    """A parameter that carries ``units`` or a ``long_name``; else a plain symbol does."""
+
+    __slots__ = ("attrs",)
+
+    attrs: dict[str, str]
+
+    def __new__(cls, name: str, attrs: dict[str, str] | None = None) -> Parameter:
+        """Make a symbol; two of the same name but other attributes are different symbols."""
+        symbol: Any = sp.Symbol.__xnew__(cls, name)
+        symbol.attrs = dict(attrs or {})
+        return symbol
+
+    def _hashable_content(self) -> tuple[Any, ...]:
+        return (*super()._hashable_content(), *sorted(self.attrs.items()))
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str, dict[str, str]], dict[str, Any]]:
+        return (self.name, self.attrs), {}
+
+
+class BrownianMotion(sp.Symbol):
+    """The increment dW of a Wiener process, as a factor on the right of an equation."""
+
+    __slots__ = ()
+
+
+def _named(names: str, make: Any, what: str) -> Any:
+    """Read names as ``sympy.symbols`` does, making each with ``make(name)``."""
+    if not isinstance(names, str):
+        raise ModelError(f"{what} takes names as text, such as {what}('x y'), not {names!r}")
+    try:
+        symbols = sp.symbols(names)
+    except ValueError as error:
+        raise ModelError(f"{what}({names!r}): {error}") from error
+
+    def convert(symbol: Any) -> Any:
+        if isinstance(symbol, sp.Symbol):
+            return make(symbol.name)
+        return tuple(convert(s) for s in symbol)
+
+    return convert(symbols)
+
+
+def attributes(symbol: sp.Basic) -> dict[str, str]:
+    """The ``units`` and ``long_name`` a variable or parameter was given."""
+    if isinstance(symbol, AppliedUndef):
+        given = getattr(symbol.func, "_kwargs", {})
+        return {k: v for k, v in given.items() if k in ("units", "long_name")}
+    return dict(symbol.attrs) if isinstance(symbol, Parameter) else {}
+
+
+def _attrs(units: str | None, long_name: str | None) -> dict[str, str]:
+    return {k: v for k, v in (("units", units), ("long_name", long_name)) if v is not None}
+
+
+def variables(names: str, *, units: str | None = None, long_name: str | None = None) -> Any:
+    """Functions of time: ``x, y = variables("x y")`` are ``x(t), y(t)``.
+
+    Parameters
+    ----------
+    names : str
+        As for ``sympy.symbols``: ``"x"`` one object, ``"x,"`` a tuple, ``"q:8"`` a range.
+    units, long_name : str, optional
+        Become attributes of the results, so that plots label their axes. A variable made with
+        them is another SymPy function than one of the same name made without.
+
+    Returns
+    -------
+    applied SymPy function of ``pysciml.t``, or a tuple of them
+
+    Raises
+    ------
+    ModelError
+        If the names cannot be read.
+
+    Examples
+    --------
+    >>> x, y = variables("x y")
+    >>> x
+    x(t)
+    """
+    extra = _attrs(units, long_name)
+
+    def make(name: str) -> AppliedUndef:
+        function: Any = UndefinedFunction(name, **extra) if extra else sp.Function(name)
+        return function(t)
+
+    return _named(names, make, "variables")
+
+
+def parameters(names: str, *, units: str | None = None, long_name: str | None = None) -> Any:
+    """Constants of the model: ``a, b = parameters("a b")`` are plain SymPy symbols.
+
+    Parameters
+    ----------
+    names : str
+        As for ``sympy.symbols``.
+    units, long_name : str, optional
+        Become attributes of estimates and of swept dimensions.
+
+    Returns
+    -------
+    SymPy symbol, or a tuple of them
+
+    Raises
+    ------
+    ModelError
+        If the names cannot be read.
+    """
+    extra = _attrs(units, long_name)
+    return _named(names, (lambda n: Parameter(n, extra)) if extra else sp.Symbol, "parameters")
+
+
+def brownian(names: str) -> Any:
+    """Increments of independent Wiener processes (Itô), as factors in equations.
+
+    ``Eq(D(x), a*x + b*x*w)`` with ``w = brownian("w")`` is dx = a x dt + b x dW.
+
+    Parameters
+    ----------
+    names : str
+        As for ``sympy.symbols``.
+
+    Returns
+    -------
+    BrownianMotion, or a tuple of them
+    """
+    return _named(names, BrownianMotion, "brownian")
+
+
+def D(expression: Any, order: int = 1) -> sp.Expr:
+    """Differentiate by time: ``D(x)`` is ``sympy.Derivative(x, t)``, ``D(x, 2)`` the second.
+
+    Parameters
+    ----------
+    expression : SymPy expression
+    order : int, default 1
+
+    Raises
+    ------
+    ModelError
+        If the order is not a positive integer.
+    """
+    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
+        raise ModelError(f"D({expression}, {order!r}): the order must be a positive integer")
+    try:
+        return sp.Derivative(expression, (t, order))
+    except (ValueError, TypeError, sp.SympifyError) as error:
+        raise ModelError(f"D({expression!r}): not an expression that can be differentiated") from error
+
+
+def Eq(lhs: Any, rhs: Any) -> sp.Eq:
+    """Write an equation ``lhs = rhs``; unlike ``sympy.Eq`` it is never decided on the spot.
+
+    Parameters
+    ----------
+    lhs, rhs : SymPy expressions or numbers
+
+    Raises
+    ------
+    ModelError
+        If a side is not a scalar expression.
+    """
+    return sp.Eq(_side("left", lhs), _side("right", rhs), evaluate=False)
+
+
+def _side(name: str, value: Any) -> sp.Expr:
+    if isinstance(value, sp.Expr):
+        return value
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return sp.Integer(int(value))
+    if isinstance(value, (float, np.floating)):
+        return sp.Float(float(value))
+    raise ModelError(f"Eq: the {name} side must be a scalar expression, not {type(value).__name__}: {value!r}")
