@@ -23,9 +23,7 @@ class ModelError(PySciMLError):
         The symbol at fault, by name.
     """
 
-    def __init__(
-        self, message: str, *, equation: str | None = None, symbol: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, equation: str | None = None, symbol: str | None = None) -> None:
         super().__init__(message)
         self.equation = equation
         self.symbol = symbol
@@ -53,9 +51,7 @@ class UnsupportedError(PySciMLError):
     engine, algorithm : str or None
     """
 
-    def __init__(
-        self, message: str, *, engine: str | None = None, algorithm: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, engine: str | None = None, algorithm: str | None = None) -> None:
         super().__init__(message)
         self.engine = engine
         self.algorithm = algorithm
@@ -85,9 +81,7 @@ class SolverError(PySciMLError):
         SciML's return code, e.g. ``"MaxIters"`` or ``"Unstable"``.
     """
 
-    def __init__(
-        self, message: str, *, partial: xr.Dataset | None = None, retcode: str = "Failure"
-    ) -> None:
+    def __init__(self, message: str, *, partial: xr.Dataset | None = None, retcode: str = "Failure") -> None:
         super().__init__(message)
         self.partial = partial
         self.retcode = retcode

@@ -160,28 +160,21 @@ class Engine(abc.ABC):
         options: SolveOptions,
     ) -> Sensitivities:
         """Derivatives of the solution at ``options.saveat`` by parameters and initial values."""
-        raise UnsupportedError(
-            f"the {self.name} engine has no sensitivities", engine=self.name, algorithm=algorithm
-        )
+        raise UnsupportedError(f"the {self.name} engine has no sensitivities", engine=self.name, algorithm=algorithm)
 
     def check_algorithm(self, algorithm: str | None) -> None:
         """Raise for an algorithm the engine lacks, naming those it has and who has it."""
         known = self.algorithms()
         if algorithm is None or algorithm in known:
             return
-        others = [
-            name
-            for name, engine in registry().items()
-            if name != self.name and algorithm in engine.algorithms()
-        ]
+        others = [name for name, engine in registry().items() if name != self.name and algorithm in engine.algorithms()]
         elsewhere = (
             f"{algorithm} is available with engine={' or engine='.join(map(repr, others))}"
             if others
             else "no registered engine has it"
         )
         raise UnsupportedError(
-            f"the {self.name} engine has no algorithm {algorithm!r}: it has "
-            f"{', '.join(known)}; {elsewhere}",
+            f"the {self.name} engine has no algorithm {algorithm!r}: it has {', '.join(known)}; {elsewhere}",
             engine=self.name,
             algorithm=algorithm,
         )
@@ -194,6 +187,14 @@ def registry() -> dict[str, Engine]:
     for entry in sorted(metadata.entry_points(group="pysciml.engines"), key=lambda e: e.name):
         found[entry.name] = entry.load()()
     return found
+
+
+def automatic_order() -> list[str]:
+    """The engines ``engine="auto"`` tries, in order: Julia where set up, the embedded ones, others."""
+    names = registry()
+    julia = ["julia"] if "julia" in names and names["julia"].unavailable() is None else []
+    order = [*julia, *EMBEDDED, *sorted(set(names) - {"julia", *EMBEDDED})]
+    return [name for name in order if name in names]
 
 
 def get(name: str) -> Engine:
@@ -209,8 +210,7 @@ def get(name: str) -> Engine:
     engine = registry().get(name)
     if engine is None:
         raise UnsupportedError(
-            f"there is no engine {name!r}: choose from 'auto', "
-            + ", ".join(map(repr, sorted(registry()))),
+            f"there is no engine {name!r}: choose from 'auto', " + ", ".join(map(repr, sorted(registry()))),
             engine=name,
         )
     reason = engine.unavailable()

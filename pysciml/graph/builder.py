@@ -264,10 +264,7 @@ class GraphBuilder:
             index[new] = self._index[old]
             for k, a in enumerate(self._args[old]):
                 args[new, k] = order[a]
-        named = {
-            name: np.array([order[node] for node in nodes], dtype=np.int32)
-            for name, nodes in outputs.items()
-        }
+        named = {name: np.array([order[node] for node in nodes], dtype=np.int32) for name, nodes in outputs.items()}
         return Graph(op, args, const, index, self.n_states, self.n_params, named)
 
 

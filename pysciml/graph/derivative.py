@@ -177,9 +177,7 @@ _SMOOTH: Final[dict[int, tuple[int, ...]]] = {
 }
 
 
-def tangents(
-    b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mapping[int, int]]
-) -> list[dict[int, int]]:
+def tangents(b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mapping[int, int]]) -> list[dict[int, int]]:
     """Forward accumulation with sparse tangents.
 
     Parameters
@@ -218,9 +216,7 @@ def tangents(
     return [dict(tangent[node]) for node in outputs]
 
 
-def _select_tangent(
-    b: GraphBuilder, args: tuple[int, ...], tangent: Mapping[int, Mapping[int, int]]
-) -> dict[int, int]:
+def _select_tangent(b: GraphBuilder, args: tuple[int, ...], tangent: Mapping[int, Mapping[int, int]]) -> dict[int, int]:
     if_true, if_false = tangent[args[1]], tangent[args[2]]
     return {
         d: b.call(ops.SELECT, args[0], if_true.get(d, b.zero), if_false.get(d, b.zero))

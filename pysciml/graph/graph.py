@@ -87,9 +87,7 @@ class Graph:
         if not np.isfinite(constants).all():
             raise ValueError("const has values that are not finite")
         allowed = set(ops.OPS) - {ops.FREE}
-        for i, (code, row, k) in enumerate(
-            zip(codes.tolist(), operands.tolist(), indices.tolist(), strict=True)
-        ):
+        for i, (code, row, k) in enumerate(zip(codes.tolist(), operands.tolist(), indices.tolist(), strict=True)):
             if code not in allowed:
                 raise ValueError(f"node {i} has the unknown operation code {code}")
             arity = ops.OPS[code].arity
@@ -122,10 +120,7 @@ class Graph:
 
     def __repr__(self) -> str:
         outputs = ", ".join(f"{k}[{len(v)}]" for k, v in self.outputs.items())
-        return (
-            f"Graph({len(self)} nodes, {self.n_states} states, {self.n_params} parameters; "
-            f"{outputs})"
-        )
+        return f"Graph({len(self)} nodes, {self.n_states} states, {self.n_params} parameters; {outputs})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Graph) and self.hash == other.hash

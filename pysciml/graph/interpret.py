@@ -142,9 +142,7 @@ class Program:
         self._steps: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64], Array]] = []
         for (_, code), members in sorted(groups.items()):
             where = np.asarray(members)
-            self._steps.append(
-                (code, where, local[where, : ops.OPS[code].arity].T, index[where].astype(float))
-            )
+            self._steps.append((code, where, local[where, : ops.OPS[code].arity].T, index[where].astype(float)))
 
     def __call__(self, u: Array, p: Array, t: Array, history: History | None = None) -> Array:
         """Evaluate; see `Graph.evaluate`."""

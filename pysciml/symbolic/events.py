@@ -61,7 +61,9 @@ class Event:
         for symbol, value in (affect or {}).items():
             if not isinstance(symbol, (AppliedUndef, sp.Derivative)):
                 raise ModelError(f"Event: {symbol!r} is not a state: keys are variables such as x", symbol=str(symbol))
-            new = sp.Float(value) if isinstance(value, float) else sp.Integer(value) if isinstance(value, int) else value
+            new = (
+                sp.Float(value) if isinstance(value, float) else sp.Integer(value) if isinstance(value, int) else value
+            )
             if not isinstance(new, sp.Expr):
                 raise ModelError(f"Event: the new value of {symbol} must be an expression, not {value!r}")
             pairs[symbol] = new
@@ -73,6 +75,4 @@ class Event:
         self.terminal = terminal
 
     def __repr__(self) -> str:
-        return (
-            f"Event({self.condition}, {self.affect}, direction={self.direction!r}, terminal={self.terminal})"
-        )
+        return f"Event({self.condition}, {self.affect}, direction={self.direction!r}, terminal={self.terminal})"

@@ -122,8 +122,7 @@ class _Reader:
         """Take a name for a symbol, or say who has it."""
         if not name.isidentifier():
             raise ModelError(
-                f"{name!r} is no valid name for {what}: use letters, digits and underscores, "
-                "not starting with a digit",
+                f"{name!r} is no valid name for {what}: use letters, digits and underscores, not starting with a digit",
                 symbol=name,
             )
         if name in _RESERVED:
@@ -205,7 +204,9 @@ class _Reader:
             )
         lag = self.time - argument
         if lag.is_number and lag.is_negative:
-            raise ModelError(f"{expression} looks into the future: a delay must be positive", symbol=_name_of(expression))
+            raise ModelError(
+                f"{expression} looks into the future: a delay must be positive", symbol=_name_of(expression)
+            )
         self._function(expression.func(self.time), 0)
         node = self.builder.history(self._free + 1, time)
         self._free += 1
@@ -335,18 +336,14 @@ def _check_counts(reader: _Reader, equations: tuple[sp.Eq, ...], sides: list[tup
             appears.append([highest[lhs]])
             continue
         names = dict.fromkeys(owner[n] for n in b.cone((lhs, rhs)) if n in owner)
-        present = names or dict.fromkeys(
-            history_owner[n] for n in b.cone((lhs, rhs)) if n in history_owner
-        )
+        present = names or dict.fromkeys(history_owner[n] for n in b.cone((lhs, rhs)) if n in history_owner)
         if not present:
             where = describe(equations[i], i, reader.time)
             raise ModelError(f"{where}: contains no unknown", equation=str(equations[i]))
         appears.append(list(names))
     match = _matching(appears)
     if len(match) < len(sides):  # explicit forms may hide other choices: look at all unknowns
-        appears = [
-            list(dict.fromkeys(owner[n] for n in b.cone(pair) if n in owner)) for pair in sides
-        ]
+        appears = [list(dict.fromkeys(owner[n] for n in b.cone(pair) if n in owner)) for pair in sides]
         match = _matching(appears)
     unmatched = [name for name in (u.name for u in reader.unknowns.values()) if name not in match]
     n_unknowns = len(reader.unknowns)
@@ -703,9 +700,7 @@ def _separate_noise(
 def _no_noise_outside(b: GraphBuilder, outputs: Mapping[str, Sequence[int]]) -> None:
     for output, nodes in outputs.items():
         if any(b.op_of(n) == ops.FREE for n in b.cone(nodes)):
-            raise ModelError(
-                f"a Brownian motion appears in {output}: it may only stand in equations with a derivative"
-            )
+            raise ModelError(f"a Brownian motion appears in {output}: it may only stand in equations with a derivative")
 
 
 def _noise_type(graph: Graph, rows: Any, cols: Any, n_noise: int) -> NoiseType:
@@ -755,7 +750,8 @@ def _read_events(
                     )
                 if target >= n_differential:
                     raise ModelError(
-                        f"it sets {states[target].name}, which follows from an algebraic equation", symbol=states[target].name
+                        f"it sets {states[target].name}, which follows from an algebraic equation",
+                        symbol=states[target].name,
                     )
                 targets.append(target)
                 values.append(transfer(reader.convert(expression)))

@@ -1,0 +1,68 @@
+"""pysciml: differential equations in SymPy, solved at compiled speed, back as labelled arrays."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pysciml._version import __version__
+from pysciml.engines.info import engines  # the function; the package keeps its modules
+from pysciml.errors import (
+    EngineUnavailableError,
+    ModelError,
+    ProblemError,
+    PySciMLError,
+    SolverError,
+    UnsupportedError,
+)
+from pysciml.problem import Problem
+from pysciml.solve import solve
+from pysciml.symbolic import D, Eq, Event, System, brownian, load, parameters, t, variables
+
+if TYPE_CHECKING:
+    from pysciml import plot
+    from pysciml.fitting import fit
+
+#: Loaded by first use, so that `import pysciml` stays light.
+_LAZY = {
+    "fit": ("pysciml.fitting", "fit"),
+    "plot": ("pysciml.plot", None),
+}
+
+__all__ = [
+    "D",
+    "EngineUnavailableError",
+    "Eq",
+    "Event",
+    "ModelError",
+    "Problem",
+    "ProblemError",
+    "PySciMLError",
+    "SolverError",
+    "System",
+    "UnsupportedError",
+    "__version__",
+    "brownian",
+    "engines",
+    "fit",
+    "load",
+    "parameters",
+    "plot",
+    "solve",
+    "t",
+    "variables",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'pysciml' has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    loaded = importlib.import_module(module)
+    value = loaded if attribute is None else getattr(loaded, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

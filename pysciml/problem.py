@@ -1,0 +1,206 @@
+"""`Problem`: a system and the numbers that make it a concrete task."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sympy as sp
+
+from pysciml.errors import ProblemError
+from pysciml.symbolic import System
+
+Array = npt.NDArray[np.float64]
+
+#: What Newton's method starts from for an algebraic unknown without an initial value.
+ALGEBRAIC_GUESS = 1.0
+
+
+class Problem:
+    """A `System` with initial values, a time span and parameter values.
+
+    Parameters
+    ----------
+    system : System
+    u0 : mapping
+        State -> initial value at ``tspan[0]``. Keys are symbols, names, or derivatives
+        (``D(x)``) for equations of higher order. Algebraic unknowns may be left out; their values
+        are starting guesses for consistent ones.
+    tspan : pair of float
+        From where to where; reversed integrates backward.
+    p : mapping, optional
+        Parameter -> value, for every parameter.
+
+    Attributes
+    ----------
+    u0 : float array, shape (n_states,), in the order of ``system.states``
+    p : float array, shape (n_params,), in the order of ``system.parameters``
+    tspan : (float, float)
+
+    Raises
+    ------
+    ProblemError
+        Naming the state, parameter or option that is missing, unknown or not a finite real number.
+
+    Examples
+    --------
+    >>> problem = Problem(lotka, u0={x: 1.0, y: 1.0}, tspan=(0, 10), p={a: 1.5, b: 1, c: 3, d: 1})
+    >>> problem.remake(p={"a": 2.0})
+    """
+
+    def __init__(
+        self,
+        system: System,
+        u0: Mapping[Any, Any],
+        tspan: Iterable[float],
+        p: Mapping[Any, Any] | None = None,
+    ) -> None:
+        if not isinstance(system, System):
+            raise ProblemError(f"a Problem is made of a pysciml.System, not {type(system).__name__}")
+        self.system = system
+        model = system.model
+        start = np.where(model.differential, math.nan, ALGEBRAIC_GUESS)
+        self.u0 = self._fill_states(start, u0)
+        missing = [name for name, value in zip(model.states, self.u0, strict=True) if math.isnan(value)]
+        if missing:
+            raise ProblemError(f"u0 has no value for {_list(missing)}", symbol=missing[0])
+        self.tspan = _read_tspan(tspan)
+        self.p = self._fill_parameters(np.full(len(model.parameters), math.nan), {} if p is None else p)
+        missing = [name for name, value in zip(model.parameters, self.p, strict=True) if math.isnan(value)]
+        if missing:
+            raise ProblemError(f"p has no value for {_list(missing)}", symbol=missing[0])
+        self._freeze()
+
+    def _freeze(self) -> None:
+        self.u0.setflags(write=False)
+        self.p.setflags(write=False)
+
+    def _fill_states(self, start: Array, u0: Any) -> Array:
+        return _fill(start, u0, "u0", "state", self.system.state_index, self.system.model.states)
+
+    def _fill_parameters(self, start: Array, p: Any) -> Array:
+        for key in p if isinstance(p, Mapping) else ():
+            if self.system.parameter_index(key) is None and self.system.state_index(key) is not None:
+                raise ProblemError(f"p: {key} is a state; its initial value goes into u0", symbol=str(key))
+        return _fill(start, p, "p", "parameter", self.system.parameter_index, self.system.model.parameters)
+
+    def remake(
+        self,
+        u0: Mapping[Any, Any] | None = None,
+        tspan: Iterable[float] | None = None,
+        p: Mapping[Any, Any] | None = None,
+    ) -> Problem:
+        """Change some numbers; what is not given stays. Nothing is compiled again.
+
+        Raises
+        ------
+        ProblemError
+            As the constructor does.
+        """
+        new = object.__new__(Problem)
+        new.system = self.system
+        new.u0 = self.u0 if u0 is None else self._fill_states(self.u0.copy(), u0)
+        new.tspan = self.tspan if tspan is None else _read_tspan(tspan)
+        new.p = self.p if p is None else self._fill_parameters(self.p.copy(), p)
+        new._freeze()
+        return new
+
+    def __repr__(self) -> str:
+        model = self.system.model
+        lines = [
+            f"Problem of {model.name} ({model.kind}), t from {self.tspan[0]:g} to {self.tspan[1]:g}",
+            f"  u0: {_pairs(model.states, self.u0)}",
+        ]
+        if model.parameters:
+            lines.append(f"  p: {_pairs(model.parameters, self.p)}")
+        return "\n".join(lines)
+
+
+def _pairs(names: tuple[str, ...], values: Array) -> str:
+    shown = [f"{n} = {v:g}" for n, v in zip(names[:12], values, strict=False)]
+    return ", ".join(shown) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _fill(start: Array, given: Any, what: str, kind: str, index: Any, names: tuple[str, ...]) -> Array:
+    """Write the given values into ``start`` at the places their keys name."""
+    if not isinstance(given, Mapping):
+        raise ProblemError(f"{what} maps each {kind} to a number, such as {{x: 1.0}}, not {given!r}", symbol=what)
+    seen: dict[int, Any] = {}
+    for key, value in given.items():
+        try:
+            i = index(key)
+        except TypeError:  # an unhashable key part
+            i = None
+        if i is None:
+            raise ProblemError(_unknown(key, what, kind, names), symbol=str(key))
+        if i in seen:
+            raise ProblemError(f"{what} has {names[i]} twice, as {seen[i]!r} and {key!r}", symbol=names[i])
+        seen[i] = key
+        start[i] = number(value, f"{what}: the value of {names[i]}", names[i])
+    return start
+
+
+def _unknown(key: Any, what: str, kind: str, names: tuple[str, ...]) -> str:
+    text = str(key)
+    if not names:
+        return f"{what} has a value for {text}, but the system has no {kind}s"
+    close = difflib.get_close_matches(text, names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{what} has a value for {text}, which is not a {kind} of the system ({_list(list(names))}){hint}"
+
+
+def number(value: Any, what: str, symbol: str | None = None) -> float:
+    """Read one finite real number, or say what is wrong with ``what``."""
+    if isinstance(value, (float, int)) and not isinstance(value, bool):  # the usual case, first
+        result = float(value) if abs(value) < 1e308 else math.inf if value == value else math.nan
+    else:
+        result = _unusual_number(value, what, symbol)
+    if not math.isfinite(result):
+        raise ProblemError(f"{what} must be a finite number, not {value}", symbol=symbol)
+    return result
+
+
+def _unusual_number(value: Any, what: str, symbol: str | None) -> float:
+    if isinstance(value, (bool, np.bool_, str, bytes)) or value is None:
+        raise ProblemError(f"{what} must be a number, not {value!r}", symbol=symbol)
+    if isinstance(value, sp.Basic):
+        if not value.is_number:
+            raise ProblemError(f"{what} must be a number, not the expression {value}", symbol=symbol)
+        value = complex(value)
+        if value.imag == 0:
+            return value.real
+    shape = np.shape(value) if not isinstance(value, (dict, set)) else (1,)
+    if shape:
+        raise ProblemError(
+            f"{what} must be one number, not {type(value).__name__} of shape {shape}; "
+            "to solve for many values use pysciml.solve_ensemble(over=...)",
+            symbol=symbol,
+        )
+    if isinstance(value, complex) or np.iscomplexobj(value):
+        raise ProblemError(f"{what} must be real, not the complex number {value}", symbol=symbol)
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ProblemError(f"{what} must be a number, not {value!r}", symbol=symbol) from error
+
+
+def _read_tspan(tspan: Any) -> tuple[float, float]:
+    try:
+        ends = tuple(tspan)
+    except TypeError as error:
+        raise ProblemError(f"tspan must be a pair of times, such as (0, 10), not {tspan!r}", symbol="tspan") from error
+    if len(ends) != 2 or isinstance(tspan, (str, bytes)):
+        raise ProblemError(f"tspan must be a pair of times, such as (0, 10), not {tspan!r}", symbol="tspan")
+    start = number(ends[0], "tspan: the start", "tspan")
+    end = number(ends[1], "tspan: the end", "tspan")
+    if start == end:
+        raise ProblemError(f"tspan has zero length: it starts and ends at {start:g}", symbol="tspan")
+    return start, end

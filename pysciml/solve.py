@@ -1,0 +1,149 @@
+"""`solve`: from a problem to a labelled solution, through the engine that fits."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy.typing as npt
+import xarray as xr
+
+from pysciml.engines import base
+from pysciml.engines.base import Engine, RawSolution
+from pysciml.errors import ProblemError, SolverError, UnsupportedError
+from pysciml.graph import Model
+from pysciml.options import read_options
+from pysciml.problem import Problem
+from pysciml.results import to_dataset
+
+
+class SolveInterrupted(SolverError, KeyboardInterrupt):
+    """Ctrl-C during a solve; a `KeyboardInterrupt` that still holds what was computed."""
+
+
+def solve(
+    problem: Problem,
+    alg: str | None = None,
+    *,
+    engine: str = "auto",
+    rtol: float = 1e-6,
+    atol: float = 1e-9,
+    saveat: float | npt.ArrayLike | None = None,
+    dt: float | None = None,
+    max_steps: int = 1_000_000,
+    seed: int | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Solve a problem.
+
+    Parameters
+    ----------
+    problem : Problem
+    alg : str, optional
+        An algorithm by its SciML name (``"Tsit5"``, ``"QNDF"``, ...); by default the engine
+        chooses. Nothing is ever substituted silently.
+    engine : str, default "auto"
+        ``"native"``, ``"jax"``, ``"julia"``, or the name of a registered one. ``"auto"`` is
+        ``$PYSCIML_ENGINE`` if set, else Julia where it has been set up, else the first embedded
+        engine that supports the problem.
+    rtol, atol : float
+        Relative and absolute tolerance of the local error, in the units of the states.
+    saveat : float or array of float, optional
+        Spacing of the output times (the end of ``tspan`` is always one), or the times; by default
+        the solver's own steps.
+    dt : float, optional
+        Step size of a fixed-step method, first step size of an adaptive one.
+    max_steps : int
+    seed : int, optional
+        For stochastic equations.
+    progress : bool
+        Show a progress line on standard error.
+
+    Returns
+    -------
+    xarray.Dataset
+        States and observed quantities by name over ``t``, with the attributes ``engine algorithm
+        retcode n_steps n_rejected n_rhs solve_seconds compile_seconds model pysciml_version`` (a
+        count is -1 where the library does not report it).
+
+    Raises
+    ------
+    ProblemError
+        For an option that makes no sense.
+    UnsupportedError
+        If the engine cannot do it; the message says which can.
+    EngineUnavailableError
+        If the engine is not installed; the message names the command that mends it.
+    SolverError
+        If the end was not reached; ``partial`` holds what was computed.
+
+    Examples
+    --------
+    >>> sol = solve(problem, saveat=0.1)
+    >>> sol.x.plot()
+    """
+    if not isinstance(problem, Problem):
+        raise ProblemError(f"solve takes a pysciml.Problem, not {type(problem).__name__}")
+    options = read_options(
+        problem.tspan,
+        rtol=rtol,
+        atol=atol,
+        saveat=saveat,
+        dt=dt,
+        max_steps=max_steps,
+        seed=seed,
+        progress=progress,
+    )
+    chosen = choose_engine(problem.system.model, alg, engine)
+    raw = chosen.solve(problem.system.model, problem.u0, problem.p, problem.tspan, alg, options)
+    return finish(problem, raw, chosen.name)
+
+
+def finish(problem: Problem, raw: RawSolution, engine: str) -> xr.Dataset:
+    """Label a solution, or raise `SolverError` with what there is of it."""
+    dataset = to_dataset(problem, raw, engine)
+    if raw.successful:
+        return dataset
+    reached = f"t = {raw.t[-1]:.6g} of {problem.tspan[1]:g}" if raw.t.size else "nothing"
+    message = (
+        f"{problem.system.name}: {raw.message or raw.retcode} ({engine} engine, {raw.algorithm}; "
+        f"retcode {raw.retcode}; reached {reached}; .partial holds it)"
+    )
+    kind = SolveInterrupted if raw.retcode == "Interrupted" else SolverError
+    raise kind(message, partial=dataset, retcode=raw.retcode)
+
+
+def choose_engine(model: Model, alg: Any, engine: Any) -> Engine:
+    """The engine to use, checked to support the model and the algorithm.
+
+    Raises
+    ------
+    UnsupportedError, EngineUnavailableError, ProblemError
+    """
+    if alg is not None and not isinstance(alg, str):
+        raise ProblemError(f"alg must be the name of an algorithm, such as 'Tsit5', not {alg!r}", symbol="alg")
+    if not isinstance(engine, str):
+        raise ProblemError(f"engine must be the name of an engine, not {engine!r}", symbol="engine")
+    if engine == "auto":
+        engine = os.environ.get("PYSCIML_ENGINE") or "auto"
+    if engine != "auto":
+        chosen = base.get(engine)
+        chosen.check(model, alg)
+        return chosen
+    refusals: list[str] = []
+    for name in base.automatic_order():
+        candidate = base.registry()[name]
+        reason = candidate.unavailable()
+        if reason is None:
+            try:
+                candidate.check(model, alg)
+            except UnsupportedError as error:
+                reason = str(error)
+            else:
+                return candidate
+        refusals.append(f"{name}: {reason}")
+    raise UnsupportedError(
+        f"no engine here solves {model.name!r} ({model.kind}{'' if alg is None else f', {alg}'}):\n  "
+        + "\n  ".join(refusals),
+        algorithm=alg,
+    )
