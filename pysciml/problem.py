@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -168,16 +168,19 @@ def number(value: Any, what: str, symbol: str | None = None) -> float:
     return result
 
 
-def _unusual_number(value: Any, what: str, symbol: str | None) -> float:
+def _unusual_number(given: Any, what: str, symbol: str | None) -> float:
+    value: Any = given
     if isinstance(value, (bool, np.bool_, str, bytes)) or value is None:
         raise ProblemError(f"{what} must be a number, not {value!r}", symbol=symbol)
     if isinstance(value, sp.Basic):
         if not value.is_number:
             raise ProblemError(f"{what} must be a number, not the expression {value}", symbol=symbol)
-        value = complex(value)
+        value = complex(cast("Any", value))
         if value.imag == 0:
             return value.real
-    shape = np.shape(value) if not isinstance(value, (dict, set)) else (1,)
+    if isinstance(value, (Mapping, set)):
+        raise ProblemError(f"{what} must be a number, not {value!r}", symbol=symbol)
+    shape = np.shape(value)
     if shape:
         raise ProblemError(
             f"{what} must be one number, not {type(value).__name__} of shape {shape}; "

@@ -17,7 +17,7 @@ from pysciml.problem import Problem
 from pysciml.results import to_dataset
 
 
-class SolveInterrupted(SolverError, KeyboardInterrupt):
+class SolveInterrupted(SolverError, KeyboardInterrupt):  # noqa: N818  (named as KeyboardInterrupt is)
     """Ctrl-C during a solve; a `KeyboardInterrupt` that still holds what was computed."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -42,7 +42,7 @@ class Event:
         condition: Any,
         affect: Mapping[Any, Any] | None = None,
         *,
-        direction: str = "both",
+        direction: Direction = "both",
         terminal: bool = False,
     ) -> None:
         if not isinstance(condition, sp.Expr) or not condition.free_symbols:
@@ -71,7 +71,7 @@ class Event:
             raise ModelError("Event: it does nothing; give it new values for states, or terminal=True")
         self.condition = condition
         self.affect = pairs
-        self.direction = cast(Direction, direction)
+        self.direction: Direction = direction
         self.terminal = terminal
 
     def __repr__(self) -> str:

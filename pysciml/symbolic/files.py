@@ -21,7 +21,7 @@ from pysciml.symbolic.events import Event
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, StateInfo
 from pysciml.symbolic.system import System
-from pysciml.symbolic.variables import parameters, variables
+from pysciml.symbolic.variables import equation, parameters, variables
 
 _FORMAT: Final = "pysciml-model"
 _VERSION: Final = 1
@@ -104,7 +104,7 @@ class _Checked:
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
             raise ModelError(f"{where or 'the document'} is not an object")
-        self._value = cast(dict[str, Any], value)
+        self._value = cast("dict[str, Any]", value)
         self._where = where
 
     def get(self, key: str, kind: type | tuple[type, ...]) -> Any:
@@ -230,7 +230,7 @@ def _model(
         raise ModelError(f"noise_type is {noise_type!r}")
     return Model(
         graph=graph,
-        kind=cast(Any, kind),
+        kind=cast("Any", kind),
         name=document.get("name", str),
         states=tuple(s.name for s in states),
         parameters=tuple(s.name for s in symbols),
@@ -240,7 +240,7 @@ def _model(
         noise=tuple(noise),
         diffusion_rows=rows,
         diffusion_cols=cols,
-        noise_type=cast(Any, noise_type),
+        noise_type=cast("Any", noise_type),
     )
 
 
@@ -250,7 +250,7 @@ def _event(entry: _Checked, number: int, n_states: int) -> EventSpec:
         raise ModelError(f"events[{number}].direction is {direction!r}")
     targets = tuple(_integers(entry, "targets", n_states).tolist())
     terminal = entry.get("terminal", bool)
-    return EventSpec(f"event{number}", f"event{number}_values", targets, cast(Any, direction), terminal)
+    return EventSpec(f"event{number}", f"event{number}_values", targets, cast("Any", direction), terminal)
 
 
 def _rebuild(
@@ -278,9 +278,9 @@ def _rebuild(
     equations: list[sp.Eq] = []
     for info, right, differential in zip(states, rhs, model.differential, strict=True):
         if not differential:
-            equations.append(sp.Eq(sp.Integer(0), right, evaluate=False))
+            equations.append(equation(sp.Integer(0), right))
         elif (info.function, info.order + 1) not in names:
-            equations.append(sp.Eq(sp.Derivative(info.function, (time, info.order + 1)), right, evaluate=False))
+            equations.append(equation(sp.Derivative(info.function, (time, info.order + 1)), right))
     system.equations = tuple(equations)
     system.observed = dict(zip(observed, read("observed"), strict=True))
     system.events = tuple(

@@ -17,7 +17,8 @@ from pysciml.graph.model import Kind, NoiseType
 from pysciml.symbolic import printing
 from pysciml.symbolic.events import Event
 from pysciml.symbolic.from_graph import to_sympy
-from pysciml.symbolic.lowering import Lowered, lower, normalize
+from pysciml.symbolic.lowering import Lowered, lower
+from pysciml.symbolic.reading import normalize
 from pysciml.symbolic.variables import attributes
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -212,7 +212,7 @@ class Converter:
             done = expr.doit()
             if isinstance(done, type(expr)):
                 raise ModelError(f"{expr} cannot be written as a finite expression")
-            return (done,)
+            return (cast("sp.Basic", done),)
         if isinstance(expr, sp.Piecewise):
             return [part for pair in expr.args for part in pair.args]
         return expr.args
@@ -276,7 +276,7 @@ class Converter:
             node = b.mul(b.constant(abs(coefficient)), node)
         return b.neg(node) if coefficient < 0 else node
 
-    def _derivative(self, expr: sp.Derivative, args: list[int]) -> int:
+    def _derivative(self, expr: Any, args: list[int]) -> int:
         for variable, _ in expr.variable_count:
             if variable != self._time:
                 raise ModelError(
@@ -284,7 +284,7 @@ class Converter:
                     "a System has one independent variable (for partial derivatives use PDESystem)",
                     symbol=str(variable),
                 )
-        order = sum(count for _, count in expr.variable_count)
+        order: Any = sum((count for _, count in expr.variable_count), sp.Integer(0))
         if not order.is_Integer:
             raise ModelError(f"{expr}: the order of a derivative must be a number", symbol=str(order))
         inner = expr.expr

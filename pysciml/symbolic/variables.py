@@ -5,7 +5,7 @@ All of them are plain SymPy objects; these functions only save typing.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import sympy as sp
@@ -24,7 +24,7 @@ class Parameter(sp.Symbol):
 
     attrs: dict[str, str]
 
-    def __new__(cls, name: str, attrs: dict[str, str] | None = None) -> Parameter:
+    def __new__(cls, name: str, attrs: dict[str, str] | None = None) -> Self:
         """Make a symbol; two of the same name but other attributes are different symbols."""
         symbol: Any = sp.Symbol.__xnew__(cls, name)
         symbol.attrs = dict(attrs or {})
@@ -33,7 +33,7 @@ class Parameter(sp.Symbol):
     def _hashable_content(self) -> tuple[Any, ...]:
         return (*super()._hashable_content(), *sorted(self.attrs.items()))
 
-    def __getnewargs_ex__(self) -> tuple[tuple[str, dict[str, str]], dict[str, Any]]:
+    def __getnewargs_ex__(self) -> Any:
         return (self.name, self.attrs), {}
 
 
@@ -180,7 +180,13 @@ def Eq(lhs: Any, rhs: Any) -> sp.Eq:
     ModelError
         If a side is not a scalar expression.
     """
-    return sp.Eq(_side("left", lhs), _side("right", rhs), evaluate=False)
+    return equation(_side("left", lhs), _side("right", rhs))
+
+
+def equation(lhs: sp.Expr, rhs: sp.Expr) -> sp.Eq:
+    """An unevaluated equation of two expressions."""
+    result: Any = sp.Eq(lhs, rhs, evaluate=False)
+    return result
 
 
 def _side(name: str, value: Any) -> sp.Expr:

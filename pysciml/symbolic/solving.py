@@ -1,0 +1,136 @@
+"""Solving the equations for the highest derivatives, where they enter linearly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pysciml.graph import GraphBuilder, ops
+from pysciml.graph.derivative import tangents
+from pysciml.symbolic.reading import Reader
+
+#: Random points at which a pivot must not vanish, to count as one.
+_PROBES = 3
+
+
+@dataclass
+class Solution:
+    """The residuals after solving: explicit derivatives, and what is left as algebraic."""
+
+    explicit: dict[int, int]  # highest-derivative placeholder -> its expression
+    residuals: list[tuple[int, int]]  # (residual node, position of its equation)
+
+
+def solve_for_derivatives(reader: Reader, sides: list[tuple[int, int]]) -> Solution:
+    """Solve for the highest derivatives the equations that are linear in them."""
+    b = reader.builder
+    highest = {u.leaves[u.order] for u in reader.unknowns.values() if u.order > 0}
+    explicit: dict[int, int] = {}
+    waiting: list[tuple[int, int]] = []  # (residual, equation)
+    coupled = b.depending_on(highest)
+    for i, (lhs, rhs) in enumerate(sides):
+        if lhs in highest and lhs not in explicit and not coupled[rhs]:
+            explicit[lhs] = rhs
+        elif rhs in highest and rhs not in explicit and not coupled[lhs]:
+            explicit[rhs] = lhs
+        else:
+            waiting.append((b.sub(lhs, rhs), i))
+    if not waiting:
+        return Solution(explicit, [])
+    residuals: list[tuple[int, int]] = []
+    rows: list[_Row] = []
+    for node, i in waiting:
+        node = b.substitute(node, explicit)
+        coefficients = tangents(b, [node], {h: {h: b.one} for h in highest})[0]
+        if not highest.isdisjoint(b.cone(coefficients.values())):  # nonlinear in a derivative
+            residuals.append((node, i))
+        elif coefficients:
+            rest = b.substitute(node, dict.fromkeys(highest, b.zero))
+            rows.append(_Row(coefficients, rest, i))
+        else:
+            residuals.append((node, i))
+    solved = _eliminate(b, rows, residuals)
+    if solved:
+        residuals = list(
+            zip(
+                b.substitute_all([n for n, _ in residuals], solved),
+                (i for _, i in residuals),
+                strict=True,
+            )
+        )
+        keys = list(explicit)
+        explicit = dict(zip(keys, b.substitute_all([explicit[k] for k in keys], solved), strict=True))
+    return Solution(explicit | solved, residuals)
+
+
+@dataclass
+class _Row:
+    """One linear equation: ``sum(coefficient * derivative) + rest = 0``."""
+
+    coefficients: dict[int, int]
+    rest: int
+    equation: int
+
+
+def _eliminate(b: GraphBuilder, rows: list[_Row], residuals: list[tuple[int, int]]) -> dict[int, int]:
+    """Gauss-Jordan elimination on the graph; rows without a pivot join the residuals."""
+    solved: list[tuple[int, _Row]] = []
+    for row in rows:
+        for pivot, other in solved:
+            _subtract(b, row, pivot, other)
+        row.coefficients = {k: c for k, c in row.coefficients.items() if not _vanishes(b, c)}
+        if not row.coefficients:
+            residuals.append((row.rest, row.equation))
+            continue
+        pivot = min(row.coefficients, key=lambda k: (b.value_of(row.coefficients[k]) is None, k))
+        scale = row.coefficients.pop(pivot)
+        row.coefficients = {k: b.div(c, scale) for k, c in row.coefficients.items()}
+        row.rest = b.div(row.rest, scale)
+        for _, other in solved:
+            _subtract(b, other, pivot, row)
+        solved.append((pivot, row))
+    return {
+        pivot: b.neg(b.add(b.sum([b.mul(c, k) for k, c in row.coefficients.items()]), row.rest))
+        for pivot, row in solved
+    }
+
+
+def _subtract(b: GraphBuilder, row: _Row, pivot: int, other: _Row) -> None:
+    """Replace the pivot in ``row`` by what ``other`` says it is."""
+    factor = row.coefficients.pop(pivot, None)
+    if factor is None:
+        return
+    for key, coefficient in other.coefficients.items():
+        product = b.mul(factor, coefficient)
+        row.coefficients[key] = b.sub(row.coefficients.get(key, b.zero), product)
+    row.rest = b.sub(row.rest, b.mul(factor, other.rest))
+
+
+def _vanishes(b: GraphBuilder, node: int) -> bool:
+    """Whether a coefficient is zero everywhere: tried at random points where it is not constant."""
+    value = b.value_of(node)
+    if value is not None:
+        return value == 0.0
+    cone = b.cone([node])
+    leaves = [n for n in cone if b.op_of(n) in (ops.FREE, ops.HISTORY)]
+    probe = GraphBuilder(len(leaves), 0)
+    moved = {leaf: probe.state(k) for k, leaf in enumerate(leaves)}
+    scale: list[int] = []
+    for n in cone:
+        if n in moved:
+            continue
+        if b.op_of(n) == ops.CONST:
+            moved[n] = probe.constant(b.value_of(n) or 0.0)
+        elif b.op_of(n) == ops.TIME:
+            moved[n] = probe.time()
+        else:
+            moved[n] = probe.call(b.op_of(n), *(moved[a] for a in b.args_of(n)))
+        scale.append(moved[n])
+    graph = probe.build({"node": [moved[node]], "scale": scale or [moved[node]]})
+    rng = np.random.default_rng(0)
+    u = rng.uniform(0.5, 1.5, (len(leaves), _PROBES))
+    size = np.abs(graph.evaluate("scale", u, np.zeros(0), 0.7))
+    size = np.max(np.where(np.isfinite(size), size, 0.0), axis=0, initial=1e-300)
+    values = np.abs(graph.evaluate("node", u, np.zeros(0), 0.7)[0])
+    return bool(np.all(values <= 1e-12 * size))
