@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from xarray.indexes import PandasIndex
 
 from pysciml._version import __version__
-from pysciml.engines.base import RawSolution
+from pysciml.engines.base import Array, RawSolution
 from pysciml.problem import Problem
 
 
@@ -34,11 +35,27 @@ def to_dataset(problem: Problem, raw: RawSolution, engine: str) -> xr.Dataset:
     if observed is not None:
         for name, row in zip(model.observed, observed, strict=True):
             variables[name] = xr.Variable("t", row, attrs.get(name), fastpath=True)
-    return xr.Dataset(
-        variables,
-        coords={"t": xr.Variable("t", raw.t)},
-        attrs=attributes(problem, raw, engine),
-    )
+    return _dataset(variables, raw.t, attributes(problem, raw, engine))
+
+
+def _dataset(variables: dict[str, xr.Variable], t: Array, attrs: dict[str, Any]) -> xr.Dataset:
+    """``xr.Dataset(variables, coords={"t": t}, attrs=attrs)``, without checking what is known to fit.
+
+    The public constructor aligns and merges its arguments, which takes longer than solving a small
+    problem. Where this xarray has no direct way, the public one is taken.
+    """
+    index = PandasIndex(t, "t")
+    coordinates = index.create_variables()
+    try:
+        return xr.Dataset._construct_direct(
+            {**variables, **coordinates},
+            coord_names={"t"},
+            dims={"t": t.size},
+            attrs=attrs,
+            indexes={"t": index},
+        )
+    except (AttributeError, TypeError):
+        return xr.Dataset(variables, coords={"t": t}, attrs=attrs)
 
 
 def attributes(problem: Problem, raw: RawSolution, engine: str) -> dict[str, Any]:
