@@ -1,0 +1,124 @@
+"""Compiling models, and keeping what was compiled."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pysciml.engines.base import Array
+from pysciml.engines.native.emit import count_operations, emit
+from pysciml.engines.native.library import Compiled
+from pysciml.engines.native.lower import lower
+from pysciml.graph import Graph, Model
+
+#: This many models stay compiled, the least recently used go first.
+CACHE_SIZE: Final = 64
+
+#: From this many states on, and with at most this share of the Jacobian filled, linear algebra
+#: is sparse (measured by benchmarks/native_rules.py).
+SPARSE_STATES: Final = 40
+SPARSE_SHARE: Final = 0.25
+
+
+@dataclass
+class Prepared:
+    """A model in all the forms this engine needs, each made when first asked for.
+
+    Attributes
+    ----------
+    model : Model
+    backward : bool
+        Integrate towards earlier times: the compiled model's time is minus the model's.
+    history : dict
+        What earlier solves have taught; see `pysciml.engines.native.stepping`.
+    """
+
+    model: Model
+    backward: bool
+    history: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    _compiled: dict[bool, Compiled] = field(default_factory=dict[bool, Compiled])
+
+    @property
+    def sign(self) -> float:
+        """The model's time is this times the compiled model's."""
+        return -1.0 if self.backward else 1.0
+
+    @cached_property
+    def lowered(self) -> Graph:
+        """The right-hand side and the events' conditions, in DiffSL's operations."""
+        names = ["rhs", *dict.fromkeys(event.condition for event in self.model.events)]
+        return lower(self.model.graph, names, backward=self.backward)
+
+    @cached_property
+    def operations(self) -> int:
+        """How many operations one evaluation of the right-hand side takes."""
+        return count_operations(self.lowered)
+
+    @cached_property
+    def sparse(self) -> bool:
+        """Whether linear algebra is sparse."""
+        n = self.lowered.n_states
+        if n < SPARSE_STATES:
+            return False
+        rows, _ = self.lowered.sparsity("rhs")
+        return len(rows) + n <= SPARSE_SHARE * n * n
+
+    @cached_property
+    def _jacobian(self) -> tuple[Graph, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        return self.model.graph.jacobian("rhs")
+
+    def jacobian(self, u: Array, p: Array, t: float) -> tuple[Array, Array, Array]:
+        """The Jacobian of the right-hand side at the model's time, as values, rows, columns."""
+        graph, rows, cols = self._jacobian
+        return graph.evaluate("jacobian", u, p, t), rows, cols
+
+    def rhs(self, u: Array, p: Array, t: float) -> Array:
+        """The right-hand side at the model's time."""
+        return self.model.graph.evaluate("rhs", u, p, t)
+
+    def compiled(self, *, stops: bool = False) -> Compiled:
+        """The compiled model, with or without stops at the events' zero crossings."""
+        with self.lock:
+            known = self._compiled.get(stops)
+            if known is None or known.broken:
+                known = self._compiled[stops] = self._compile(stops)
+            return known
+
+    def _compile(self, stops: bool) -> Compiled:
+        import pydiffsol
+
+        start = time.perf_counter()
+        names = list(dict.fromkeys(e.condition for e in self.model.events)) if stops else []
+        text = emit(self.lowered, self.model.differential, stops=names, backward=self.backward)
+        ode = pydiffsol.Ode(
+            text,
+            matrix_type=pydiffsol.faer_sparse if self.sparse else pydiffsol.nalgebra_dense,
+            linear_solver=pydiffsol.lu,
+        )
+        n, m = self.lowered.n_states, self.lowered.n_params
+        return Compiled(ode, n, m, time.perf_counter() - start)
+
+
+_cache: OrderedDict[tuple[str, bool], Prepared] = OrderedDict()
+_cache_lock = threading.Lock()
+
+
+def prepare(model: Model, *, backward: bool = False) -> Prepared:
+    """Look a model up in the cache, or add it; nothing is compiled yet."""
+    key = model.hash, backward
+    with _cache_lock:
+        found = _cache.get(key)
+        if found is None:
+            found = _cache[key] = Prepared(model, backward)
+            if len(_cache) > CACHE_SIZE:
+                _cache.popitem(last=False)
+        _cache.move_to_end(key)
+        return found

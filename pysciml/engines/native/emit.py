@@ -1,0 +1,146 @@
+"""From a lowered graph to DiffSL text.
+
+The text is built from the graph's numbers alone, with generated names: ``p`` parameters, ``a``
+initial values, ``x`` states, ``v`` intermediates, ``g`` and ``s`` gathers. Nothing a user typed
+reaches the compiler.
+
+Inputs of the compiled model are the parameters followed by the initial values, so that neither
+ever makes it compile again.
+
+Small models are written equation by equation. The time LLVM takes grows with the square of the
+number of statements, so larger ones are written as vectors (`pysciml.engines.native.vectorize`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from pysciml.engines.native.vectorize import vector_body
+from pysciml.engines.native.writing import FUNCTIONS, PRECEDENCE_OF_ATOMS, Piece, join, number
+from pysciml.graph import Graph, ops
+
+#: Up to this many operations the model is written equation by equation: it then runs about a third
+#: faster than as vectors and compiles in about a second (measured by benchmarks/native_rules.py).
+SCALAR_OPERATIONS: Final = 250
+
+#: Expressions are cut into intermediates at this depth: the compiler's parser recurses, and 4,000
+#: nested parentheses overflow its stack.
+_DEPTH: Final = 30
+
+
+def emit(
+    lowered: Graph,
+    differential: np.ndarray,
+    *,
+    rhs: str = "rhs",
+    stops: Sequence[str] = (),
+    backward: bool = False,
+    vectors: bool | None = None,
+) -> str:
+    """Write a model.
+
+    Parameters
+    ----------
+    lowered : Graph
+        In the operations of `lower.EMITTED`.
+    differential : bool array, shape (n_states,)
+    rhs : str
+        The output with the right-hand side.
+    stops : sequence of str
+        Outputs of one value each: the solver stops where one of them crosses zero.
+    backward : bool
+        Negate the rows that are derivatives (the graph's time is already negated).
+    vectors : bool, optional
+        Write vectors rather than scalars; decided by size when left out.
+
+    Returns
+    -------
+    str
+    """
+    roots = [int(node) for node in lowered.outputs[rhs]]
+    signs = np.where(differential & backward, -1, 1)
+    stop_nodes = [int(lowered.outputs[name][0]) for name in stops]
+    if vectors is None:
+        vectors = lowered.n_states > 1 and count_operations(lowered) > SCALAR_OPERATIONS
+    if vectors:
+        return vector_body(lowered, roots, signs, stop_nodes, differential)
+    return _scalar_body(lowered, roots, signs, stop_nodes, differential)
+
+
+def count_operations(graph: Graph) -> int:
+    """How many nodes of a graph compute something."""
+    return int(np.count_nonzero(~np.isin(graph.op, list(ops.LEAVES))))
+
+
+def _scalar_body(
+    graph: Graph,
+    roots: Sequence[int],
+    signs: np.ndarray,
+    stops: Sequence[int],
+    differential: np.ndarray,
+) -> str:
+    n, m = graph.n_states, graph.n_params
+    inputs = [f"p{k} = 0.0" for k in range(m)] + [f"a{k} = 0.0" for k in range(n)]
+    lines = [
+        "in_i { " + ", ".join(inputs) + " }",
+        "u_i { " + ", ".join(f"x{k} = a{k}" for k in range(n)) + " }",
+    ]
+    if not differential.all():
+        lines.append("dudt_i { " + ", ".join(f"d{k} = 0.0" for k in range(n)) + " }")
+        rows = [f"d{k}" if differential[k] else "0.0" for k in range(n)]
+        lines.append("M_i { " + ", ".join(rows) + " }")
+    pieces = _Scalars(graph, [*roots, *stops])
+    body = pieces.write()
+    lines += body
+    right = [
+        piece if sign > 0 else f"-({piece})"
+        for piece, sign in zip((pieces.use(r).text for r in roots), signs, strict=True)
+    ]
+    lines.append("F_i { " + ", ".join(right) + " }")
+    if stops:
+        lines.append("stop_i { " + ", ".join(pieces.use(s).text for s in stops) + " }")
+    return "\n".join(lines) + "\n"
+
+
+class _Scalars:
+    """Expressions, with one statement for every subexpression that is used more than once."""
+
+    def __init__(self, graph: Graph, roots: Sequence[int]) -> None:
+        self._graph = graph
+        self._needed = graph.reachable(roots)
+        uses = np.zeros(len(graph), dtype=np.int64)
+        np.add.at(uses, graph.args[self._needed][graph.args[self._needed] >= 0], 1)
+        self._uses = uses
+        self._pieces: dict[int, Piece] = {}
+        self._lines: list[str] = []
+
+    def use(self, node: int) -> Piece:
+        return self._pieces[node]
+
+    def write(self) -> list[str]:
+        """Write all statements; afterwards `use` gives every node's expression."""
+        graph = self._graph
+        for node in np.flatnonzero(self._needed).tolist():
+            code = int(graph.op[node])
+            if code == ops.CONST:
+                piece = number(float(graph.const[node]))
+            elif code == ops.TIME:
+                piece = Piece("t", PRECEDENCE_OF_ATOMS, 0)
+            elif code in (ops.STATE, ops.PARAM):
+                letter = "x" if code == ops.STATE else "p"
+                piece = Piece(f"{letter}{int(graph.index[node])}", PRECEDENCE_OF_ATOMS, 0)
+            else:
+                operands = graph.args[node, : ops.OPS[code].arity].tolist()
+                piece = join(code, [self._pieces[a] for a in operands])
+                shared = self._uses[node] > 1 and code in FUNCTIONS | _ARITHMETIC
+                if shared or piece.depth > _DEPTH:
+                    self._lines.append(f"v{node} {{ {piece.text} }}")
+                    piece = Piece(f"v{node}", PRECEDENCE_OF_ATOMS, 0)
+            self._pieces[node] = piece
+        return self._lines
+
+
+_ARITHMETIC: Final = frozenset({ops.ADD, ops.SUB, ops.MUL, ops.DIV, ops.NEG})

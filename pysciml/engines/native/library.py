@@ -1,0 +1,189 @@
+"""The calls into pydiffsol: one place that knows how they fail.
+
+What was found of pydiffsol 0.6.2 and is guarded here: ``klu`` ends the process (never used); a
+failed call keeps nothing of what it computed, but its message says at which time it failed; a
+panic of the library reaches Python as a ``BaseException`` and poisons the solver's lock, so the
+compiled model is thrown away; the size of ``h0`` is ignored, only its sign counts.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from pysciml.engines.base import Array
+
+#: SciML names of the library's methods.
+METHODS: Final[dict[str, str]] = {
+    "Tsit5": "tsit45",
+    "TRBDF2": "tr_bdf2",
+    "ESDIRK34": "esdirk34",
+    "QNDF": "bdf",
+}
+
+_TIME: Final = re.compile(r"time = (-?[0-9.]+(?:e[-+]?[0-9]+)?|inf|-inf|NaN)")
+
+
+@dataclass
+class Outcome:
+    """One call: what it computed, or how it failed.
+
+    Attributes
+    ----------
+    t : array, shape (n,)
+        The solver's steps with the start, or the times asked for; in both cases up to the first
+        zero crossing where the model has stops.
+    u : array, shape (n_states, n)
+    retcode : str
+        ``"Success"`` or SciML's name of the failure; then ``t`` and ``u`` are empty.
+    message : str
+    failed_at : float
+        Where it failed, NaN where the library does not say.
+    seconds : float
+    """
+
+    t: Array
+    u: Array
+    retcode: str = "Success"
+    message: str = ""
+    failed_at: float = float("nan")
+    seconds: float = 0.0
+
+
+def _describe(message: str) -> tuple[str, str]:
+    """SciML's return code of an error of the library, and a sentence."""
+    if "Step size is too small" in message or "error test failures" in message:
+        return "DtLessThanMin", "the step size went to zero: a singularity, or a discontinuity"
+    if "nonlinear solver failures" in message or "Newton" in message:
+        return "ConvergenceFailure", "the implicit equations of a step could not be solved"
+    if "Initial condition" in message or "linesearch" in message:
+        return "InitialFailure", "no consistent initial values were found"
+    if "Linear algebra" in message or "LU" in message:
+        return "Singular", "a matrix of the implicit method is singular"
+    return "Failure", message
+
+
+@dataclass
+class Compiled:
+    """A compiled model with its solver; calls are serialized by a lock."""
+
+    ode: Any
+    n_states: int
+    n_params: int
+    seconds: float
+    broken: bool = False
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def run(
+        self,
+        method: str,
+        t0: float,
+        u0: Array,
+        p: Array,
+        until: float | Array,
+        rtol: float,
+        atol: float,
+        min_step: float,
+    ) -> Outcome:
+        """Solve from ``t0``, to a time with all steps kept, or at given times.
+
+        Parameters
+        ----------
+        method : str
+            A key of `METHODS`.
+        until : float or array
+        min_step : float
+            The library gives up where it would need smaller steps.
+        """
+        import pydiffsol
+
+        inputs = np.concatenate([p, u0])
+        with self.lock:
+            ode = self.ode
+            ode.ode_solver = getattr(pydiffsol, METHODS[method])
+            ode.rtol, ode.atol, ode.t0 = rtol, atol, t0
+            ode.options.min_timestep = min_step
+            start = time.perf_counter()
+            try:
+                if isinstance(until, np.ndarray):
+                    solution = ode.solve_dense(inputs, until)
+                else:
+                    solution = ode.solve(inputs, until)
+                t, u = solution.ts, solution.ys
+            except Exception as error:
+                retcode, message = _describe(str(error))
+                found = _TIME.search(str(error))
+                where = float(found.group(1)) if found else float("nan")
+            except BaseException as error:
+                if type(error).__name__ != "PanicException":
+                    raise
+                self.broken = True
+                retcode, message, where = "Failure", f"the library failed: {error}", float("nan")
+            else:
+                seconds = time.perf_counter() - start
+                if np.isfinite(u).all():
+                    return Outcome(t, u, seconds=seconds)
+                bad = ~np.isfinite(u).all(axis=0)
+                keep = int(np.argmax(bad))
+                return Outcome(
+                    t[:keep],
+                    u[:, :keep],
+                    "Unstable",
+                    "the solution is not finite any more",
+                    float(t[max(keep - 1, 0)]) if keep else t0,
+                    seconds,
+                )
+            empty = np.zeros((self.n_states, 0))
+            return Outcome(np.zeros(0), empty, retcode, message, where, time.perf_counter() - start)
+
+    def forward_sensitivities(
+        self,
+        method: str,
+        t0: float,
+        u0: Array,
+        p: Array,
+        times: Array,
+        rtol: float,
+        atol: float,
+        min_step: float,
+    ) -> tuple[Outcome, Array]:
+        """Solve with the derivatives of all states by all inputs.
+
+        Returns
+        -------
+        outcome : Outcome
+        derivatives : array, shape (n_params + n_states, n_states, n_t)
+        """
+        import pydiffsol
+
+        with self.lock:
+            ode = self.ode
+            ode.ode_solver = getattr(pydiffsol, METHODS[method])
+            ode.rtol, ode.atol, ode.t0 = rtol, atol, t0
+            ode.sens_rtol, ode.sens_atol = rtol, atol
+            ode.options.min_timestep = min_step
+            start = time.perf_counter()
+            none = np.zeros((self.n_params + self.n_states, self.n_states, 0))
+            try:
+                solution = ode.solve_fwd_sens(np.concatenate([p, u0]), times)
+                t, u, derivatives = solution.ts, solution.ys, np.asarray(solution.sens)
+            except Exception as error:
+                retcode, message = _describe(str(error))
+                t, u, derivatives = np.zeros(0), np.zeros((self.n_states, 0)), none
+            except BaseException as error:
+                if type(error).__name__ != "PanicException":
+                    raise
+                self.broken = True
+                retcode, message = "Failure", f"the library failed: {error}"
+                t, u, derivatives = np.zeros(0), np.zeros((self.n_states, 0)), none
+            else:
+                retcode, message = "Success", ""
+                if not (np.isfinite(u).all() and np.isfinite(derivatives).all()):
+                    retcode, message = "Unstable", "the sensitivities are not finite"
+            seconds = time.perf_counter() - start
+            return Outcome(t, u, retcode, message, seconds=seconds), derivatives

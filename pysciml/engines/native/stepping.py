@@ -1,0 +1,359 @@
+"""Bounded calls: a solve as slices of time, none of which takes long.
+
+The library holds the interpreter while it solves, takes no limit on steps and cannot be
+interrupted, so how long a call takes is decided by how far it is asked to go:
+
+1. A problem not seen before is *explored*: the first slice is a few initial step sizes long, each
+   next one as long as the steps counted in the last allow. Slices are limited by counted steps and
+   a model of their cost, never by the clock, so that the same problem is always cut in the same
+   places and has the same solution to the last bit. A slice that turns out to need far more steps
+   than predicted is given up (by a limit on how small its steps may get) and cut finer.
+2. Where all slices together are worth about one, the problem is then solved in *one call*; that is
+   remembered, and near inputs (every parameter and initial value within a factor of 1.5) are
+   solved in one call at once. Where they are not, the cuts are remembered.
+3. Output at given times loses the count of steps, so the exploration always counts first.
+
+Between slices Python runs: Ctrl-C, `max_steps` and progress are handled there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from pysciml.engines.base import Array
+from pysciml.engines.native.compile import Prepared
+from pysciml.engines.native.library import Compiled, Outcome
+
+#: Seconds that one call should take at most, by the model of `step_cost`.
+CALL_SECONDS: Final = 0.25
+#: A slice is given up where steps this many times shorter than predicted are refused.
+_SURPRISE: Final = 30
+#: Growth of slices while they are cheap.
+_GROWTH: Final = 10.0
+#: How far inputs may be from those a plan was made for.
+_NEAR: Final = 1 / 3
+
+Monitor = Callable[[float, Array, Outcome, int], bool]
+
+
+@dataclass
+class Task:
+    """One integration in the compiled model's time, which always runs forward."""
+
+    prepared: Prepared
+    method: str
+    t0: float
+    t1: float
+    u0: Array
+    p: Array
+    rtol: float
+    atol: float
+    saveat: Array | None = None
+    max_steps: int = 1_000_000
+    progress: bool = False
+    stops: bool = False
+
+    @property
+    def compiled(self) -> Compiled:
+        """The compiled model."""
+        return self.prepared.compiled(stops=self.stops)
+
+    @property
+    def smallest_step(self) -> float:
+        """Steps below this do not move the time any more."""
+        return 1e-17 * max(abs(self.t0), abs(self.t1))
+
+
+@dataclass
+class March:
+    """What an integration came to.
+
+    Attributes
+    ----------
+    t, u : arrays, shapes (n_t,) and (n_states, n_t)
+        Without the start where output times were asked for and it is none of them.
+    stopped_at : (time, state) or None
+        A zero crossing that ended it.
+    end : (time, state)
+        How far it got.
+    """
+
+    t: Array
+    u: Array
+    end: tuple[float, Array]
+    n_steps: int = -1
+    retcode: str = "Success"
+    message: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class Plan:
+    """What a solve has taught about a problem: where it was cut, and how many steps it took."""
+
+    inputs: Array
+    t0: float
+    t1: float
+    cuts: tuple[float, ...]
+    steps: int
+
+    def is_exactly(self, task: Task) -> bool:
+        """Whether the task is the one the plan was made for."""
+        same = self.t0 == task.t0 and self.t1 == task.t1
+        return same and np.array_equal(self.inputs, _inputs(task))
+
+    def fits(self, task: Task) -> bool:
+        """Whether the task is near enough for the plan to bound its calls."""
+        if self.is_exactly(task):
+            return self.steps <= task.max_steps
+        if self.t0 != task.t0 or self.t1 != task.t1 or 4 * self.steps > task.max_steps:
+            return False
+        ours, theirs = self.inputs, _inputs(task)
+        return bool(np.all(np.abs(ours - theirs) <= _NEAR * np.maximum(np.abs(ours), np.abs(theirs))))
+
+
+def _inputs(task: Task) -> Array:
+    return np.concatenate([task.p, task.u0])
+
+
+def step_cost(prepared: Prepared, method: str) -> float:
+    """Seconds that one step takes, roughly, from above (benchmarks/native_rules.py)."""
+    n, operations = prepared.lowered.n_states, prepared.operations
+    evaluation = 3e-9 * operations + 2e-9 * n
+    if method == "Tsit5":
+        return 1.5e-6 + 8 * evaluation
+    if prepared.sparse:
+        cost = 3e-6 + 1.7e-6 * n + 5 * evaluation
+    else:
+        cost = 3e-6 + 5 * evaluation + 0.1 * n * evaluation + 3e-9 * n**2 + 1e-10 * n**3
+    return cost if method == "QNDF" else 3 * cost
+
+
+def steps_per_call(task: Task) -> int:
+    """How many steps a call may take."""
+    return max(20, int(CALL_SECONDS / step_cost(task.prepared, task.method)))
+
+
+def march(task: Task, monitor: Monitor | None = None) -> March:
+    """Integrate a task to its end, in calls of bounded length.
+
+    Parameters
+    ----------
+    monitor : callable, optional
+        Called after every slice of an exploration with its start and its outcome; ends it when it
+        returns True, with the return code ``"Stiff"``.
+    """
+    key = task.method, task.rtol, task.atol
+    plan: Plan | None = task.prepared.history.get(key)
+    found: March | None = None
+    if plan is None or not plan.fits(task):
+        try:
+            found, plan = _explore(task, monitor)
+        except KeyboardInterrupt:
+            raise
+        if plan is None:
+            return found
+        task.prepared.history[key] = plan
+        if found.retcode == "Success" and task.saveat is None and plan.cuts[1:]:
+            return found
+    result = _replay(task, plan.cuts)
+    if result.retcode == "Success":
+        if task.saveat is None:
+            result.n_steps = result.t.size - 1
+        elif plan.is_exactly(task):
+            result.n_steps = plan.steps
+        return result
+    if found is None and result.retcode != "Interrupted":  # the plan misled: look closer
+        task.prepared.history.pop(key, None)
+        return march(task, monitor)
+    return result
+
+
+@dataclass
+class _Pieces:
+    """The slices of a march, put together."""
+
+    task: Task
+    t: list[Array] = field(default_factory=list[Array])
+    u: list[Array] = field(default_factory=list[Array])
+    seconds: float = 0.0
+
+    def add(self, t: Array, u: Array) -> None:
+        self.t.append(t)
+        self.u.append(u)
+
+    def finish(self, end: tuple[float, Array], retcode: str = "Success", message: str = "") -> March:
+        n = self.task.prepared.lowered.n_states
+        t = np.concatenate(self.t) if self.t else np.zeros(0)
+        u = np.concatenate(self.u, axis=1) if self.u else np.zeros((n, 0))
+        return March(t, u, end, -1, retcode, message, self.seconds)
+
+
+def _first_length(task: Task) -> float:
+    """A few initial steps: the starting step size of Hairer, Nørsett & Wanner (1993), II.4."""
+    sign = task.prepared.sign
+    f0 = task.prepared.rhs(task.u0, task.p, sign * task.t0)
+    f0 = np.where(task.prepared.model.differential, f0, 0.0)
+    scale = task.atol + task.rtol * np.abs(task.u0)
+    with np.errstate(all="ignore"):
+        speed = float(np.sqrt(np.mean((f0 / scale) ** 2)))
+        size = float(np.sqrt(np.mean((task.u0 / scale) ** 2)))
+    span = task.t1 - task.t0
+    if not np.isfinite(speed) or speed == 0:
+        return 1e-3 * span
+    return min(max(10 * 0.01 * max(size, 1.0) / speed, 1e-12 * span), span)
+
+
+def _explore(task: Task, monitor: Monitor | None) -> tuple[March, Plan | None]:
+    """Integrate in slices of counted steps; also the plan, unless it failed."""
+    pieces = _Pieces(task)
+    n = task.prepared.lowered.n_states
+    t, u, steps = task.t0, task.u0, 0
+    pieces.add(np.array([t]), u.reshape(n, 1))
+    cuts: list[float] = []
+    length, target = _first_length(task), steps_per_call(task)
+    shortest = task.smallest_step
+
+    def finished(retcode: str, message: str) -> tuple[March, None]:
+        whole = pieces.finish((t, u), retcode, message)
+        whole.n_steps = steps
+        return _at_saveat(task, whole, cuts), None
+
+    try:
+        while t < task.t1:
+            end = t + length
+            if task.t1 - end < 0.2 * length:
+                end = task.t1
+            guard = max((end - t) / (_SURPRISE * target), shortest)
+            out = task.compiled.run(task.method, t, u, task.p, end, task.rtol, task.atol, guard)
+            pieces.seconds += out.seconds
+            if out.retcode == "DtLessThanMin" and guard > shortest:
+                length = (end - t) / 20
+                if length < 100 * shortest:
+                    return finished(out.retcode, out.message)
+                continue
+            if out.retcode == "ConvergenceFailure" and end - t > 1e4 * shortest and length > 0:
+                # The library counts failures over the whole call and gives up at 50.
+                if not np.isnan(out.failed_at) and out.failed_at > t + 1e-3 * (end - t):
+                    length = 0.9 * (out.failed_at - t)
+                    continue
+            if out.retcode != "Success":
+                if out.t.size:
+                    new = out
+                else:
+                    new = _salvage(task, t, u, end, out)
+                if new is not None and new.t.size > 1:
+                    steps += new.t.size - 1
+                    pieces.add(new.t[1:], new.u[:, 1:])
+                    t, u = float(new.t[-1]), np.ascontiguousarray(new.u[:, -1])
+                    cuts.append(t)
+                return finished(out.retcode, out.message)
+            taken = out.t.size - 1
+            if steps + taken > task.max_steps:
+                keep = task.max_steps - steps + 1
+                pieces.add(out.t[1:keep], out.u[:, 1:keep])
+                steps = task.max_steps
+                t, u = float(out.t[keep - 1]), np.ascontiguousarray(out.u[:, keep - 1])
+                cuts.append(t)
+                message = f"max_steps = {task.max_steps} steps did not reach the end"
+                return finished("MaxIters", message)
+            steps += taken
+            pieces.add(out.t[1:], out.u[:, 1:])
+            started, t, u = t, float(out.t[-1]), np.ascontiguousarray(out.u[:, -1])
+            cuts.append(t)
+            _show(task, t)
+            if t < end and task.stops:  # a zero crossing
+                break
+            if monitor is not None and t < task.t1 and monitor(started, u, out, steps):
+                return finished("Stiff", "")
+            length = (t - started) * min(max(0.8 * target / max(taken, 1), 0.05), _GROWTH)
+    except KeyboardInterrupt:
+        return finished("Interrupted", "interrupted")
+    whole = pieces.finish((t, u))
+    whole.n_steps = steps
+    merged = (task.t1,) if steps <= 2 * target else _merge(cuts, pieces, target)
+    if task.stops:
+        return whole, None
+    plan = Plan(_inputs(task), task.t0, task.t1, merged, steps)
+    if task.saveat is None and len(merged) > 1 and len(merged) != len(cuts):
+        plan.cuts = tuple(cuts)
+    return whole, plan
+
+
+def _merge(cuts: list[float], pieces: _Pieces, target: int) -> tuple[float, ...]:
+    """Drop the cuts between short slices."""
+    merged: list[float] = []
+    held = 0
+    for cut, piece in zip(cuts, pieces.t[1:], strict=True):
+        held += piece.size
+        if held >= 0.5 * target or cut == cuts[-1]:
+            merged.append(cut)
+            held = 0
+    return tuple(merged)
+
+
+def _salvage(task: Task, t: float, u: Array, end: float, failure: Outcome) -> Outcome | None:
+    """Compute again what a failed call had computed before it failed."""
+    last = failure.failed_at if t < failure.failed_at < end else end
+    for share in (1 - 1e-9, 1 - 1e-6, 0.999, 0.97, 0.7, 0.3, 0.03, 1e-3):
+        until = t + share * (last - t)
+        if until <= t:
+            return None
+        out = task.compiled.run(task.method, t, u, task.p, until, task.rtol, task.atol, task.smallest_step)
+        if out.retcode == "Success" or out.t.size > 1:
+            return out
+    return None
+
+
+def _replay(task: Task, cuts: tuple[float, ...]) -> March:
+    """Integrate in known slices."""
+    pieces = _Pieces(task)
+    n = task.prepared.lowered.n_states
+    t, u = task.t0, task.u0
+    saveat = task.saveat
+    if saveat is None or (saveat.size and saveat[0] <= t):
+        pieces.add(np.array([t]), u.reshape(n, 1))
+    try:
+        for cut in cuts:
+            until: float | Array = cut
+            if saveat is not None:
+                inside = saveat[(saveat > t) & (saveat <= cut)]
+                until = inside if inside.size and inside[-1] == cut else np.append(inside, cut)
+            out = task.compiled.run(task.method, t, u, task.p, until, task.rtol, task.atol, task.smallest_step)
+            pieces.seconds += out.seconds
+            if out.retcode != "Success":
+                return pieces.finish((t, u), out.retcode, out.message)
+            if saveat is None:
+                pieces.add(out.t[1:], out.u[:, 1:])
+            elif saveat.size:
+                wanted = slice(None) if cut <= saveat[-1] and cut in saveat else slice(0, -1)
+                pieces.add(out.t[wanted], out.u[:, wanted])
+            t, u = cut, np.ascontiguousarray(out.u[:, -1])
+            _show(task, t)
+    except KeyboardInterrupt:
+        return pieces.finish((t, u), "Interrupted", "interrupted")
+    return pieces.finish((t, u))
+
+
+def _at_saveat(task: Task, whole: March, cuts: list[float]) -> March:
+    """The output times that a march which did not reach the end has passed."""
+    if task.saveat is None or whole.retcode == "Stiff":
+        return whole
+    reached = task.saveat[task.saveat <= whole.end[0]]
+    part = Task(task.prepared, task.method, task.t0, whole.end[0], task.u0, task.p, task.rtol, task.atol, reached)
+    again = _replay(part, tuple(cuts))
+    return March(again.t, again.u, whole.end, whole.n_steps, whole.retcode, whole.message, whole.seconds)
+
+
+def _show(task: Task, t: float) -> None:
+    if task.progress:
+        share = (t - task.t0) / (task.t1 - task.t0)
+        sys.stderr.write(f"\rsolving: {100 * share:5.1f} %, t = {task.prepared.sign * t:.6g}   ")
+        if t >= task.t1:
+            sys.stderr.write("\n")
+        sys.stderr.flush()
