@@ -75,7 +75,7 @@ class Prepared:
     def _jacobian(self) -> tuple[Graph, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         return self.model.graph.jacobian("rhs")
 
-    def jacobian(self, u: Array, p: Array, t: float) -> tuple[Array, Array, Array]:
+    def jacobian(self, u: Array, p: Array, t: float) -> tuple[Array, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """The Jacobian of the right-hand side at the model's time, as values, rows, columns."""
         graph, rows, cols = self._jacobian
         return graph.evaluate("jacobian", u, p, t), rows, cols

@@ -10,6 +10,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
+from pysciml.engines.native import auto
 from pysciml.engines.native.compile import prepare
 from pysciml.engines.native.lower import SUPPORTED
 from pysciml.engines.native.stepping import Task, march
@@ -83,12 +84,12 @@ class NativeEngine(Engine):
         begin = time.perf_counter()
         backward = tspan[1] < tspan[0]
         prepared = prepare(model, backward=backward)
-        compiled = prepared.compiled()
+        prepared.compiled()
         ready = time.perf_counter()
         sign = prepared.sign
         task = Task(
             prepared,
-            algorithm or "Tsit5",
+            algorithm or auto.IMPLICIT,
             sign * tspan[0],
             sign * tspan[1],
             np.ascontiguousarray(u0, dtype=np.float64),
@@ -99,11 +100,15 @@ class NativeEngine(Engine):
             options.max_steps,
             options.progress,
         )
-        result = march(task)
+        if algorithm is None:
+            result, decision = auto.solve(task)
+            algorithm = decision.name
+        else:
+            result = march(task)
         return RawSolution(
             sign * result.t if backward else result.t,
             result.u,
-            task.method,
+            algorithm,
             result.retcode,
             result.message,
             n_steps=result.n_steps,

@@ -26,6 +26,9 @@ METHODS: Final[dict[str, str]] = {
     "QNDF": "bdf",
 }
 
+#: Return code of a failure that goes away with another end of the call.
+STUMBLED: Final = "Stumbled"
+
 _TIME: Final = re.compile(r"time = (-?[0-9.]+(?:e[-+]?[0-9]+)?|inf|-inf|NaN)")
 
 
@@ -61,6 +64,9 @@ def _describe(message: str) -> tuple[str, str]:
         return "DtLessThanMin", "the step size went to zero: a singularity, or a discontinuity"
     if "nonlinear solver failures" in message or "Newton" in message:
         return "ConvergenceFailure", "the implicit equations of a step could not be solved"
+    if "Stop time is at" in message:
+        # Raised now and then where a step happens to end just before the end of the call.
+        return STUMBLED, "the library stumbled over the end of a call"
     if "Initial condition" in message or "linesearch" in message:
         return "InitialFailure", "no consistent initial values were found"
     if "Linear algebra" in message or "LU" in message:

@@ -11,7 +11,8 @@ interrupted, so how long a call takes is decided by how far it is asked to go:
 2. Where all slices together are worth about one, the problem is then solved in *one call*; that is
    remembered, and near inputs (every parameter and initial value within a factor of 1.5) are
    solved in one call at once. Where they are not, the cuts are remembered.
-3. Output at given times loses the count of steps, so the exploration always counts first.
+3. The library does not count steps where output is asked for at given times, so these are counted
+   by a call of their own the first time.
 
 Between slices Python runs: Ctrl-C, `max_steps` and progress are handled there.
 """
@@ -20,14 +21,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
 from pysciml.engines.base import Array
 from pysciml.engines.native.compile import Prepared
-from pysciml.engines.native.library import Compiled, Outcome
+from pysciml.engines.native.library import STUMBLED, Compiled, Outcome
 
 #: Seconds that one call should take at most, by the model of `step_cost`.
 CALL_SECONDS: Final = 0.25
@@ -57,6 +58,7 @@ class Task:
     max_steps: int = 1_000_000
     progress: bool = False
     stops: bool = False
+    count: bool = True
 
     @property
     def compiled(self) -> Compiled:
@@ -77,8 +79,6 @@ class March:
     ----------
     t, u : arrays, shapes (n_t,) and (n_states, n_t)
         Without the start where output times were asked for and it is none of them.
-    stopped_at : (time, state) or None
-        A zero crossing that ended it.
     end : (time, state)
         How far it got.
     """
@@ -107,14 +107,14 @@ class Plan:
         same = self.t0 == task.t0 and self.t1 == task.t1
         return same and np.array_equal(self.inputs, _inputs(task))
 
-    def fits(self, task: Task) -> bool:
-        """Whether the task is near enough for the plan to bound its calls."""
+    def fits(self, task: Task, near: float = _NEAR) -> bool:
+        """Whether the task's inputs are near enough, relatively, for the plan to hold."""
         if self.is_exactly(task):
             return self.steps <= task.max_steps
         if self.t0 != task.t0 or self.t1 != task.t1 or 4 * self.steps > task.max_steps:
             return False
         ours, theirs = self.inputs, _inputs(task)
-        return bool(np.all(np.abs(ours - theirs) <= _NEAR * np.maximum(np.abs(ours), np.abs(theirs))))
+        return bool(np.all(np.abs(ours - theirs) <= near * np.maximum(np.abs(ours), np.abs(theirs))))
 
 
 def _inputs(task: Task) -> Array:
@@ -152,15 +152,14 @@ def march(task: Task, monitor: Monitor | None = None) -> March:
     plan: Plan | None = task.prepared.history.get(key)
     found: March | None = None
     if plan is None or not plan.fits(task):
-        try:
-            found, plan = _explore(task, monitor)
-        except KeyboardInterrupt:
-            raise
+        found, plan = _explore(task, monitor)
         if plan is None:
             return found
         task.prepared.history[key] = plan
-        if found.retcode == "Success" and task.saveat is None and plan.cuts[1:]:
+        if task.saveat is None and len(plan.cuts) > 1:
             return found
+        if task.saveat is not None and len(plan.cuts) == 1 and task.count:
+            plan.steps = _replay(replace(task, saveat=None), plan.cuts).t.size - 1
     result = _replay(task, plan.cuts)
     if result.retcode == "Success":
         if task.saveat is None:
@@ -168,8 +167,8 @@ def march(task: Task, monitor: Monitor | None = None) -> March:
         elif plan.is_exactly(task):
             result.n_steps = plan.steps
         return result
+    task.prepared.history.pop(key, None)
     if found is None and result.retcode != "Interrupted":  # the plan misled: look closer
-        task.prepared.history.pop(key, None)
         return march(task, monitor)
     return result
 
@@ -217,6 +216,7 @@ def _explore(task: Task, monitor: Monitor | None) -> tuple[March, Plan | None]:
     pieces.add(np.array([t]), u.reshape(n, 1))
     cuts: list[float] = []
     length, target = _first_length(task), steps_per_call(task)
+    mended = False
     shortest = task.smallest_step
 
     def finished(retcode: str, message: str) -> tuple[March, None]:
@@ -237,11 +237,13 @@ def _explore(task: Task, monitor: Monitor | None) -> tuple[March, Plan | None]:
                 if length < 100 * shortest:
                     return finished(out.retcode, out.message)
                 continue
-            if out.retcode == "ConvergenceFailure" and end - t > 1e4 * shortest and length > 0:
+            if out.retcode == STUMBLED and 0.6 * (end - t) > 100 * shortest:
+                length, mended = 0.6 * (end - t), True
+                continue
+            if out.retcode == "ConvergenceFailure" and out.failed_at > t + 1e-6 * (end - t):
                 # The library counts failures over the whole call and gives up at 50.
-                if not np.isnan(out.failed_at) and out.failed_at > t + 1e-3 * (end - t):
-                    length = 0.9 * (out.failed_at - t)
-                    continue
+                length, mended = 0.9 * (out.failed_at - t), True
+                continue
             if out.retcode != "Success":
                 if out.t.size:
                     new = out
@@ -264,7 +266,9 @@ def _explore(task: Task, monitor: Monitor | None) -> tuple[March, Plan | None]:
                 return finished("MaxIters", message)
             steps += taken
             pieces.add(out.t[1:], out.u[:, 1:])
-            started, t, u = t, float(out.t[-1]), np.ascontiguousarray(out.u[:, -1])
+            # The library stops within rounding of the end, which must not leave a sliver.
+            reached = float(out.t[-1]) if task.stops else end
+            started, t, u = t, reached, np.ascontiguousarray(out.u[:, -1])
             cuts.append(t)
             _show(task, t)
             if t < end and task.stops:  # a zero crossing
@@ -276,25 +280,10 @@ def _explore(task: Task, monitor: Monitor | None) -> tuple[March, Plan | None]:
         return finished("Interrupted", "interrupted")
     whole = pieces.finish((t, u))
     whole.n_steps = steps
-    merged = (task.t1,) if steps <= 2 * target else _merge(cuts, pieces, target)
     if task.stops:
         return whole, None
-    plan = Plan(_inputs(task), task.t0, task.t1, merged, steps)
-    if task.saveat is None and len(merged) > 1 and len(merged) != len(cuts):
-        plan.cuts = tuple(cuts)
-    return whole, plan
-
-
-def _merge(cuts: list[float], pieces: _Pieces, target: int) -> tuple[float, ...]:
-    """Drop the cuts between short slices."""
-    merged: list[float] = []
-    held = 0
-    for cut, piece in zip(cuts, pieces.t[1:], strict=True):
-        held += piece.size
-        if held >= 0.5 * target or cut == cuts[-1]:
-            merged.append(cut)
-            held = 0
-    return tuple(merged)
+    one = steps <= 2 * target and not mended
+    return whole, Plan(_inputs(task), task.t0, task.t1, (task.t1,) if one else tuple(cuts), steps)
 
 
 def _salvage(task: Task, t: float, u: Array, end: float, failure: Outcome) -> Outcome | None:

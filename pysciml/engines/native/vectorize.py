@@ -56,7 +56,7 @@ class _Leaf(NamedTuple):
     """What a template's slot holds in one row: a number, or an element of a source vector."""
 
     source: str
-    index: int
+    at: int
     value: float
 
 
@@ -325,7 +325,7 @@ class _Vectors:
         source = leaves[0].source
         if source == _NUMBER:
             return self._numbers([leaf.value for leaf in leaves])
-        return _atom(self._gather(source, [leaf.index for leaf in leaves]))
+        return _atom(self._gather(source, [leaf.at for leaf in leaves]))
 
     def _numbers(self, values: Sequence[float]) -> Piece:
         if all(value == values[0] for value in values):
@@ -337,7 +337,7 @@ class _Vectors:
             return number(leaf.value).text
         if self._sizes[leaf.source] == 1:
             return leaf.source
-        return f"{leaf.source}_i[{leaf.index}]"
+        return f"{leaf.source}_i[{leaf.at}]"
 
     def _gather(self, source: str, indices: Sequence[int]) -> str:
         """Elements of a vector, as an expression of that length (or a scalar, if all are one)."""
@@ -390,7 +390,7 @@ class _Vectors:
             for leaf, factor in row:
                 if leaf.source != _NUMBER:
                     entries = by_source[leaf.source]
-                    entries[k, leaf.index] = entries.get((k, leaf.index), 0.0) + factor
+                    entries[k, leaf.at] = entries.get((k, leaf.at), 0.0) + factor
         for source, entries in by_source.items():
             addends.append(self._product(source, entries, size))
         if any(constants):
@@ -452,7 +452,7 @@ class _Vectors:
         for k in range(1, len(leaves) + 1):
             if k < len(leaves):
                 length, first, this = k - start, leaves[start], leaves[k]
-                follows = this.source == first.source and this.index == first.index + length
+                follows = this.source == first.source and this.at == first.at + length
                 vector = first.source not in (_NUMBER, _TIME)
                 if vector and follows and self._signs[k] == self._signs[start]:
                     continue
@@ -465,7 +465,7 @@ class _Vectors:
             first = leaves[start]
             text = self._element(first)
             if stop - start > 1:
-                text = _slice(first.source, first.index, stop - start, self._sizes[first.source])
+                text = _slice(first.source, first.at, stop - start, self._sizes[first.source])
             parts.append(text if self._signs[start] > 0 else f"-{text}")
         return ", ".join(parts)
 
@@ -483,7 +483,7 @@ class _Vectors:
                 parts.append(self._element(leaf) if scalar else f"{leaf.source}_i")
         everything = self._define("g", ", ".join(parts), total)
         entries = [
-            (row, offset[leaf.source, leaf.value] + leaf.index, float(sign))
+            (row, offset[leaf.source, leaf.value] + leaf.at, float(sign))
             for row, (leaf, sign) in enumerate(zip(leaves, self._signs, strict=True))
         ]
         return self._multiply(entries, len(leaves), everything.removesuffix("_i"))
