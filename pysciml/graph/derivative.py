@@ -1,13 +1,14 @@
 """Exact derivatives on the graph: forward, reverse, Jacobians and their sparsity.
 
 Every operation has one rule: its partial derivatives, as nodes (Griewank & Walther, *Evaluating
-Derivatives*, 2nd ed., SIAM 2008, chapters 3 and 7).
+Derivatives*, 2nd ed., SIAM 2008, chapters 3 and 7). An operation that takes one of its operands
+(`_BRANCHES`) takes that operand's derivative.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -59,14 +60,6 @@ def _atan2(b: GraphBuilder, args: tuple[int, ...], node: int) -> Sequence[int]:
     return b.div(x, square), b.neg(b.div(y, square))
 
 
-def _extremum(code: int) -> Rule:
-    def rule(b: GraphBuilder, args: tuple[int, ...], node: int) -> Sequence[int]:
-        first = b.call(code, *args)
-        return first, b.sub(b.one, first)
-
-    return rule
-
-
 def _mod(b: GraphBuilder, args: tuple[int, ...], node: int) -> Sequence[int]:
     return b.one, b.neg(b.call(ops.FLOOR, b.div(*args)))
 
@@ -97,12 +90,6 @@ def _bessel(code: int, below: float, above: float) -> Rule:
         return b.zero, b.add(lower, upper)
 
     return rule
-
-
-def _select(b: GraphBuilder, args: tuple[int, ...], node: int) -> Sequence[int]:
-    condition = args[0]
-    first = b.call(ops.SELECT, condition, b.one, b.zero)
-    return b.zero, first, b.sub(b.one, first)
 
 
 def _flat(arity: int) -> Rule:
@@ -140,8 +127,6 @@ RULES: Final[dict[int, Rule]] = {
     ops.FLOOR: _flat(1),
     ops.CEIL: _flat(1),
     ops.HEAVISIDE: _flat(1),
-    ops.MIN: _extremum(ops.LE),
-    ops.MAX: _extremum(ops.GE),
     ops.MOD: _mod,
     ops.ERF: _gaussian(1.0),
     ops.ERFC: _gaussian(-1.0),
@@ -161,7 +146,6 @@ RULES: Final[dict[int, Rule]] = {
     ops.AND: _flat(2),
     ops.OR: _flat(2),
     ops.NOT: _flat(1),
-    ops.SELECT: _select,
 }
 
 #: The operands an operation's value can change smoothly with; a Bessel function's order or a
@@ -175,6 +159,30 @@ _SMOOTH: Final[dict[int, tuple[int, ...]]] = {
     ops.BESSELK: (1,),
     **dict.fromkeys(ops.CONDITIONS | {ops.SIGN, ops.FLOOR, ops.CEIL, ops.HEAVISIDE}, ()),
 }
+
+#: Operations that take one of their operands -> the condition for taking the first, if not given.
+_BRANCHES: Final[dict[int, int]] = {ops.SELECT: ops.SELECT, ops.MIN: ops.LE, ops.MAX: ops.GE}
+
+#: Operations that jump although their rule gives a slope, or whose operand is a time.
+_JUMPS: Final = frozenset({ops.MOD, ops.HISTORY})
+
+
+def steps_with(b: GraphBuilder, nodes: Sequence[int], leaves: Iterable[int]) -> bool:
+    """Whether nodes depend on any of the leaves in a way that derivatives do not see.
+
+    A condition, a rounding or a delay may: ``sign(x)`` has the slope 0 and is not constant.
+    """
+    depends = set(leaves)
+    for node in b.cone(nodes):
+        args = b.args_of(node)
+        moving = [k for k, a in enumerate(args) if a in depends]
+        if not moving:
+            continue
+        code = b.op_of(node)
+        if code in _JUMPS or not set(moving) <= set(_SMOOTH.get(code, moving)):
+            return True
+        depends.add(node)
+    return False
 
 
 def tangents(b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mapping[int, int]]) -> list[dict[int, int]]:
@@ -203,8 +211,9 @@ def tangents(b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mappin
         if not moving or code == ops.HISTORY:
             tangent[node] = nothing
             continue
-        if code == ops.SELECT:  # select the tangents themselves: 0 * inf must not appear
-            tangent[node] = _select_tangent(b, args, tangent)
+        if code in _BRANCHES:  # select the tangents themselves: 0 * inf must not appear
+            condition, taken, other = _branches(b, code, args)
+            tangent[node] = _select_tangent(b, condition, tangent[taken], tangent[other])
             continue
         partials = RULES[code](b, args, node)
         total: dict[int, int] = {}
@@ -216,16 +225,27 @@ def tangents(b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mappin
     return [dict(tangent[node]) for node in outputs]
 
 
-def _select_tangent(b: GraphBuilder, args: tuple[int, ...], tangent: Mapping[int, Mapping[int, int]]) -> dict[int, int]:
-    if_true, if_false = tangent[args[1]], tangent[args[2]]
+def _branches(b: GraphBuilder, code: int, args: Sequence[int]) -> tuple[int, int, int]:
+    """An operation that takes one of two operands: the condition, and the two."""
+    if code == ops.SELECT:
+        return args[0], args[1], args[2]
+    return b.call(_BRANCHES[code], *args), args[0], args[1]
+
+
+def _select_tangent(
+    b: GraphBuilder, condition: int, if_true: Mapping[int, int], if_false: Mapping[int, int]
+) -> dict[int, int]:
     return {
-        d: b.call(ops.SELECT, args[0], if_true.get(d, b.zero), if_false.get(d, b.zero))
+        d: b.call(ops.SELECT, condition, if_true.get(d, b.zero), if_false.get(d, b.zero))
         for d in dict.fromkeys((*if_true, *if_false))
     }
 
 
 def gradient(b: GraphBuilder, output: int, wrt: Sequence[int]) -> list[int]:
     """Reverse accumulation: the derivative of one node by many, at a small multiple of its cost.
+
+    Adjoints are kept apart by the condition under which they apply, and only selected at the end:
+    a branch that is not taken may have an infinite derivative, and 0 * inf must not appear.
 
     Parameters
     ----------
@@ -236,26 +256,34 @@ def gradient(b: GraphBuilder, output: int, wrt: Sequence[int]) -> list[int]:
     -------
     list of nodes, one per entry of ``wrt``
     """
-    adjoint: dict[int, int] = {output: b.one}
+    adjoints: dict[int, dict[int, int]] = {output: {b.one: b.one}}  # node -> {condition: adjoint}
+
+    def give(node: int, condition: int, share: int) -> None:
+        if share == b.zero or condition == b.zero:
+            return
+        have = adjoints.setdefault(node, {})
+        have[condition] = b.add(have[condition], share) if condition in have else share
+
     for node in reversed(b.cone([output])):
-        bar = adjoint.get(node)
         code = b.op_of(node)
-        if bar is None or code in ops.LEAVES or code == ops.HISTORY:
+        if node not in adjoints or code in ops.LEAVES or code == ops.HISTORY:
             continue
         args = b.args_of(node)
-        if code == ops.SELECT:
-            shares = [
-                b.zero,
-                b.call(ops.SELECT, args[0], bar, b.zero),
-                b.call(ops.SELECT, args[0], b.zero, bar),
-            ]
-        else:
-            shares = [b.mul(bar, partial) for partial in RULES[code](b, args, node)]
+        if code in _BRANCHES:
+            chosen, taken, other = _branches(b, code, args)
+            rejected = b.call(ops.NOT, chosen)
+            for condition, bar in adjoints[node].items():
+                give(taken, b.call(ops.AND, condition, chosen), bar)
+                give(other, b.call(ops.AND, condition, rejected), bar)
+            continue
+        partials = RULES[code](b, args, node)
         for k in _SMOOTH.get(code, range(len(args))):
-            if shares[k] != b.zero:
-                old = adjoint.get(args[k])
-                adjoint[args[k]] = shares[k] if old is None else b.add(old, shares[k])
-    return [adjoint.get(node, b.zero) for node in wrt]
+            for condition, bar in adjoints[node].items():
+                give(args[k], condition, b.mul(bar, partials[k]))
+    return [
+        b.sum([b.call(ops.SELECT, condition, bar, b.zero) for condition, bar in adjoints.get(node, {}).items()])
+        for node in wrt
+    ]
 
 
 def jacobian(graph: Graph, name: str, wrt: Wrt) -> tuple[Graph, Ints, Ints]:

@@ -86,6 +86,8 @@ class Graph:
             raise ValueError(f"op has {n} nodes, and args, const and index do not match it")
         if not np.isfinite(constants).all():
             raise ValueError("const has values that are not finite")
+        if np.any(constants[codes != ops.CONST]):
+            raise ValueError("const has values at nodes that are no constants")
         allowed = set(ops.OPS) - {ops.FREE}
         for i, (code, row, k) in enumerate(zip(codes.tolist(), operands.tolist(), indices.tolist(), strict=True)):
             if code not in allowed:

@@ -109,6 +109,11 @@ def fold(code: int, values: tuple[float, ...]) -> float:
         return float(FUNCTIONS[code](*(np.float64(v) for v in values)))
 
 
+def _aligned(rows: Array, n_batch: int) -> Array:
+    """Give every row the batch's number of dimensions, so that trailing dimensions broadcast."""
+    return rows.reshape(rows.shape[0], *(1,) * (n_batch - rows.ndim + 1), *rows.shape[1:])
+
+
 class Program:
     """The part of a graph that one output needs, batched by level and operation.
 
@@ -153,9 +158,9 @@ class Program:
         values[where] = constants.reshape(-1, *extra)
         values[self._time] = t
         where, index = self._states
-        values[where] = u[index]
+        values[where] = _aligned(u, len(batch))[index]
         where, index = self._params
-        values[where] = p[index]
+        values[where] = _aligned(p, len(batch))[index]
         with np.errstate(all="ignore"):
             for code, where, operands, index in self._steps:
                 if code == ops.HISTORY:
