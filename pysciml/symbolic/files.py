@@ -20,8 +20,9 @@ from pysciml.graph import EventSpec, Graph, Model
 from pysciml.symbolic.events import Event
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, StateInfo
+from pysciml.symbolic.reading import RESERVED
 from pysciml.symbolic.system import System
-from pysciml.symbolic.variables import equation, parameters, variables
+from pysciml.symbolic.variables import BrownianMotion, equation, parameters, variables
 
 _FORMAT: Final = "pysciml-model"
 _VERSION: Final = 1
@@ -88,6 +89,8 @@ def load(path: str | Path) -> System:
     OSError
         If it cannot be read.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ModelError(f"a model file is given by its path, not {path!r}")
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -155,10 +158,13 @@ def _system(document: _Checked) -> System:
     every = [s.name for s in states] + [s.name for s in symbols] + observed + noise
     if len(set(every)) < len(every):
         raise ModelError("two names are equal")
+    taken = {time.name, *RESERVED} & set(every)
+    if taken:
+        raise ModelError(f"{taken.pop()!r} is no name for a state, a parameter or an observed quantity")
     model = _model(document, states, symbols, observed, noise)
     if document.get("hash", str) != model.hash:
         raise ModelError("the hash does not match the content: the file was changed or damaged")
-    return _rebuild(model, time, states, symbols, tuple(sp.Symbol(n) for n in observed))
+    return _rebuild(model, time, states, symbols, tuple(parameters(n, **attrs.get(n, {})) for n in observed))
 
 
 def _attrs(document: _Checked) -> dict[str, dict[str, str]]:
@@ -222,6 +228,11 @@ def _model(
     differential = document.get("differential", list)
     if len(differential) != n or not all(isinstance(d, bool) for d in differential):
         raise ModelError("differential is not one true or false per state")
+    if sorted(differential, reverse=True) != differential:
+        raise ModelError("differential has an algebraic state before a differential one")
+    for event in events:
+        if len(set(event.targets)) < len(event.targets) or not all(differential[i] for i in event.targets):
+            raise ModelError(f"events: {event.condition} sets a state twice, or an algebraic one")
     kind = document.get("kind", str)
     if kind not in ("ode", "dae", "sde", "dde"):
         raise ModelError(f"kind is {kind!r}")
@@ -268,7 +279,7 @@ def _rebuild(
     def read(output: str) -> list[sp.Expr]:
         return to_sympy(model.graph, output, system.states, symbols, time)
 
-    noise = [sp.Symbol(n) for n in model.noise]
+    noise = [BrownianMotion(n) for n in model.noise]
     rhs = read("rhs")
     if noise:
         entries = zip(model.diffusion_rows.tolist(), model.diffusion_cols.tolist(), read("diffusion"), strict=True)

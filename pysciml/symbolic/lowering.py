@@ -17,12 +17,22 @@ import sympy as sp
 
 from pysciml.errors import ModelError, UnsupportedError
 from pysciml.graph import EventSpec, Graph, GraphBuilder, Model, ops
-from pysciml.graph.derivative import tangents
+from pysciml.graph.derivative import steps_with, tangents
 from pysciml.graph.model import Kind, NoiseType
 from pysciml.symbolic import printing
 from pysciml.symbolic.counting import check_counts
 from pysciml.symbolic.events import Event
-from pysciml.symbolic.reading import Reader, Unknown, describe, find_time, name_of, read_equations, read_observed
+from pysciml.symbolic.reading import (
+    Reader,
+    Unknown,
+    check_observed,
+    dependence_order,
+    describe,
+    find_time,
+    name_of,
+    read_equations,
+    read_observed,
+)
 from pysciml.symbolic.solving import Solution, solve_for_derivatives
 from pysciml.symbolic.variables import t as default_time
 
@@ -67,16 +77,17 @@ def lower(
     if parameters is not None and time in parameters:
         raise ModelError(f"{time} is the time of this system and cannot be a parameter", symbol=str(time))
     reader = Reader(time, parameters)
-    for symbol, expression in observed.items():
-        read_observed(reader, symbol, expression)
+    for symbol in dependence_order(time, observed):
+        read_observed(reader, symbol, observed[symbol])
     sides = read_equations(reader, equations)
+    check_observed(reader, sides)
     reader.closed = True
     reader.declared = True
     for unknown in reader.unknowns.values():  # every lower derivative exists, named or not
         for order in range(unknown.order + 1):
             reader._function(unknown.function, order)
     check_counts(reader, equations, sides)
-    solution = solve_for_derivatives(reader, sides)
+    solution = solve_for_derivatives(reader, equations, sides)
     return _assemble(reader, solution, equations, observed, events, name)
 
 
@@ -134,13 +145,13 @@ def _assemble(
             "some equations follow from others, or contradict them"
         )
     noise = tuple(reader.noises)
-    drift, diffusion = _separate_noise(reader, numbered, rhs, equations, residual_nodes)
+    drift, diffusion = _separate_noise(reader, numbered, states, rhs, equations, residual_nodes)
     outputs: dict[str, Sequence[int]] = {"rhs": drift}
     if noise:
         outputs["diffusion"] = [node for _, _, node in diffusion]
     outputs["observed"] = [transfer(reader.observed[symbol]) for symbol in observed]
     specs = _read_events(reader, transfer, states, events, len(differential), outputs)
-    _no_noise_outside(numbered, outputs)
+    _no_noise_outside(reader, numbered, outputs)
     graph = numbered.build(outputs)
     kind = _kind(graph, bool(noise), bool(algebraic or residual_nodes), name)
     rows = np.array([r for r, _, _ in diffusion], dtype=np.int32)
@@ -221,6 +232,7 @@ class _Transfer:
 def _separate_noise(
     reader: Reader,
     b: GraphBuilder,
+    states: tuple[StateInfo, ...],
     rhs: list[int],
     equations: tuple[sp.Eq, ...],
     residuals: list[tuple[int, int]],
@@ -234,29 +246,45 @@ def _separate_noise(
             f"the system has Brownian motions and an algebraic equation ({where}): stochastic "
             "differential-algebraic equations are not supported; solve the algebraic part by hand"
         )
+    noises = list(reader.noises)
     leaves = [b.free(leaf) for leaf in reader.noises.values()]
     seeds = {leaf: {k: b.one} for k, leaf in enumerate(leaves)}
     entries: list[tuple[int, int, int]] = []
+    noisy = b.depending_on(leaves)
     for row, directions in enumerate(tangents(b, rhs, seeds)):
-        for k in sorted(directions):
-            if not set(leaves).isdisjoint(b.cone([directions[k]])):
-                w = list(reader.noises)[k]
-                raise ModelError(
-                    f"the Brownian motion {w} does not enter linearly: it may only be a factor, as in b*x*{w}",
-                    symbol=str(w),
-                )
-            entries.append((row, k, directions[k]))
+        if not noisy[rhs[row]]:
+            continue
+        cone = set(b.cone([rhs[row]]))
+        nonlinear = [k for k, d in directions.items() if not set(leaves).isdisjoint(b.cone([d]))]
+        if steps_with(b, [rhs[row]], leaves):
+            nonlinear.extend(k for k, leaf in enumerate(leaves) if leaf in cone)
+        if nonlinear:
+            w = noises[nonlinear[0]]
+            raise ModelError(
+                f"the equation for {states[row].name}: the Brownian motion {w} does not enter linearly: it may only "
+                f"be a factor, as in b*x*{w}",
+                symbol=str(w),
+            )
+        entries.extend((row, k, directions[k]) for k in sorted(directions))
     return b.substitute_all(rhs, dict.fromkeys(leaves, b.zero)), entries
 
 
-def _no_noise_outside(b: GraphBuilder, outputs: Mapping[str, Sequence[int]]) -> None:
+def _no_noise_outside(reader: Reader, b: GraphBuilder, outputs: Mapping[str, Sequence[int]]) -> None:
+    leaves = {b.free(leaf): w for w, leaf in reader.noises.items()}
     for output, nodes in outputs.items():
-        if any(b.op_of(n) == ops.FREE for n in b.cone(nodes)):
-            raise ModelError(f"a Brownian motion appears in {output}: it may only stand in equations with a derivative")
+        for node in nodes:
+            found = next((leaves[n] for n in b.cone([node]) if n in leaves), None) if leaves else None
+            if found is not None:
+                event = output.removeprefix("event").partition("_")[0]
+                where = f"event {int(event) + 1}" if event.isdigit() else "an observed quantity"
+                raise ModelError(
+                    f"the Brownian motion {found} appears in {where}: it may only stand in equations with a derivative",
+                    symbol=str(found),
+                )
 
 
 def _noise_type(graph: Graph, rows: Any, cols: Any, n_noise: int) -> NoiseType:
-    if not len(graph.sparsity("diffusion")[0]):
+    if ops.STATE not in graph.used_ops(["diffusion"]):
         return "additive"
     if len(set(rows.tolist())) == len(rows) and len(set(cols.tolist())) == len(cols):
         return "diagonal"

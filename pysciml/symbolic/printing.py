@@ -21,8 +21,8 @@ class _Text(StrPrinter):
         return super()._print_Function(expr)
 
     def _print_Derivative(self, expr: Any) -> str:
-        if expr.variables and all(v == self._time for v in expr.variables):
-            order = len(expr.variables)
+        if all(v == self._time for v, _ in expr.variable_count):
+            order = sum(count for _, count in expr.variable_count)
             return f"D({self._print(expr.expr)}{'' if order == 1 else f', {order}'})"
         return super()._print_Derivative(expr)
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
+from sympy.logic.boolalg import BooleanAtom
 
 from pysciml.errors import ModelError
 from pysciml.graph import GraphBuilder
 from pysciml.symbolic import printing
 from pysciml.symbolic.to_graph import Converter
-from pysciml.symbolic.variables import BrownianMotion
+from pysciml.symbolic.variables import BrownianMotion, attributes
 from pysciml.symbolic.variables import equation as make_equation
 
 #: Names that mean something else in a result.
-_RESERVED = {"t": "the time coordinate", "trajectory": "the ensemble dimension"}
+RESERVED = {"t": "the time coordinate", "trajectory": "the ensemble dimension"}
 
 
 def normalize(equations: Any) -> tuple[sp.Eq, ...]:
@@ -30,7 +31,7 @@ def normalize(equations: Any) -> tuple[sp.Eq, ...]:
         raise ModelError("a System needs at least one equation")
     result: list[sp.Eq] = []
     for i, equation in enumerate(equations):
-        if equation in (True, False) or equation in (sp.true, sp.false):
+        if isinstance(equation, (bool, BooleanAtom)):
             raise ModelError(
                 f"equation {i + 1} was decided to be {bool(equation)} before it got here: "
                 "both sides are numbers or the same expression (write it with pysciml.Eq to keep it)",
@@ -38,7 +39,7 @@ def normalize(equations: Any) -> tuple[sp.Eq, ...]:
             )
         if isinstance(equation, sp.Eq):
             result.append(equation)
-        elif isinstance(equation, sp.Expr):
+        elif isinstance(equation, sp.Expr) and not getattr(equation, "is_Matrix", False):
             result.append(make_equation(equation, sp.Integer(0)))
         else:
             raise ModelError(
@@ -56,21 +57,23 @@ def normalize(equations: Any) -> tuple[sp.Eq, ...]:
 
 
 def find_time(expressions: Sequence[sp.Basic]) -> sp.Symbol | None:
-    """The independent variable: what the first function or derivative depends on."""
+    """The independent variable: what the first derivative is by, else what the first function depends on."""
+    of_function: sp.Symbol | None = None
+    seen: set[Any] = set()
     for expression in expressions:
         stack: list[Any] = [expression]
-        seen: set[Any] = set()
         while stack:
             expr = stack.pop()
             if expr in seen:
                 continue
             seen.add(expr)
-            if isinstance(expr, sp.Derivative) and expr.variables:
-                return expr.variables[0]
-            if isinstance(expr, AppliedUndef) and len(expr.args) == 1 and isinstance(expr.args[0], sp.Symbol):
-                return expr.args[0]
+            by: Any = expr.variable_count[0] if isinstance(expr, sp.Derivative) else (None,)
+            if isinstance(by[0], sp.Symbol):
+                return by[0]
+            if isinstance(expr, AppliedUndef) and of_function is None and isinstance(expr.args[0], sp.Symbol):
+                of_function = expr.args[0]
             stack.extend(reversed(expr.args))
-    return None
+    return of_function
 
 
 def describe(equation: sp.Basic, position: int, time: sp.Symbol) -> str:
@@ -85,10 +88,13 @@ def name_of(symbol: Any) -> str:
 
 
 def _kind_of(symbol: Any) -> str:
+    if isinstance(symbol, tuple):
+        return f"the derivative of order {symbol[2]} of {symbol[1]}"
     if isinstance(symbol, AppliedUndef):
-        return f"the function {symbol}"
-    what = "the Brownian motion" if isinstance(symbol, BrownianMotion) else "the symbol"
-    assumptions = dict(getattr(symbol, "_assumptions_orig", {}))
+        what, assumptions = "the function", dict(getattr(symbol.func, "_kwargs", {}))
+    else:
+        what = "the Brownian motion" if isinstance(symbol, BrownianMotion) else "the symbol"
+        assumptions = dict(getattr(symbol, "_assumptions_orig", {})) or attributes(symbol)
     return f"{what} {symbol}" + (f" with {assumptions}" if assumptions else "")
 
 
@@ -136,8 +142,10 @@ class Reader:
                 f"{name!r} is no valid name for {what}: use letters, digits and underscores, not starting with a digit",
                 symbol=name,
             )
-        if name in _RESERVED:
-            raise ModelError(f"{name!r} cannot name {what}: it is {_RESERVED[name]} of every result", symbol=name)
+        if name in RESERVED:
+            raise ModelError(f"{name!r} cannot name {what}: it is {RESERVED[name]} of every result", symbol=name)
+        if name == self.time.name and symbol != self.time:
+            raise ModelError(f"{name!r} cannot name {what}: it is the time of this system", symbol=name)
         other = self._names.setdefault(name, symbol)
         if other != symbol:
             raise ModelError(
@@ -146,6 +154,10 @@ class Reader:
             )
 
     def _add_parameter(self, symbol: sp.Symbol) -> int:
+        if symbol.is_extended_real is False or not symbol.is_commutative:
+            raise ModelError(
+                f"the symbol {symbol} is declared to be no real number: parameters are real", symbol=symbol.name
+            )
         self.claim(symbol.name, symbol, "a parameter")
         node = self.parameters[symbol] = self.placeholder()
         return node
@@ -209,14 +221,23 @@ class Reader:
         argument = expression.args[0]
         if not argument.has(self.time):
             raise ModelError(
-                f"{expression} does not depend on {self.time}: an unknown at a fixed time is an initial value; "
-                "give it in u0",
+                f"{expression} does not depend on the time of the system, {self.time}: an unknown at a fixed time is "
+                "an initial value; give it in u0",
                 symbol=name_of(expression),
             )
-        lag = self.time - argument
-        if lag.is_number and lag.is_negative:
+        if (self.time - argument).is_negative:
             raise ModelError(
                 f"{expression} looks into the future: a delay must be positive", symbol=name_of(expression)
+            )
+        if expression.func(self.time) in self.observed:
+            raise ModelError(
+                f"{expression} is an observed quantity at another time: write out its definition there",
+                symbol=name_of(expression),
+            )
+        if self.closed:
+            raise ModelError(
+                f"{expression} appears in no equation of the system: events only know delayed values that do",
+                symbol=name_of(expression),
             )
         self._function(expression.func(self.time), 0)
         node = self.builder.history(self._free + 1, time)
@@ -225,15 +246,75 @@ class Reader:
         return node
 
 
+def dependence_order(time: sp.Symbol, observed: Mapping[Any, sp.Expr]) -> list[Any]:
+    """Observed quantities in an order in which each only uses earlier ones."""
+    known = observed.keys() - {time}
+    uses = {symbol: _symbols_in(expression) & known for symbol, expression in observed.items()}
+    done: dict[Any, None] = {}
+    for root in observed:
+        path: dict[Any, Any] = {root: iter(uses[root])}
+        while path:
+            symbol = next(reversed(path))
+            following = next((s for s in path[symbol] if s not in done), None)
+            if following is None:
+                done[symbol] = None
+                del path[symbol]
+            elif following in path:
+                names = ", ".join(sorted(name_of(s) for s in path))
+                raise ModelError(
+                    f"observed quantities cannot be defined by themselves: {names}", symbol=name_of(following)
+                )
+            else:
+                path[following] = iter(uses[following])
+    return list(done)
+
+
+def _symbols_in(expression: Any) -> set[Any]:
+    """Symbols and functions of an expression; shared parts are visited once."""
+    seen: set[Any] = set()
+    stack = [expression]
+    while stack:
+        expr = stack.pop()
+        if expr not in seen:
+            seen.add(expr)
+            stack.extend(expr.args)
+    return {expr for expr in seen if isinstance(expr, (sp.Symbol, AppliedUndef))}
+
+
 def read_observed(reader: Reader, symbol: Any, expression: sp.Expr) -> None:
     """Read one observed quantity; equations may use it from then on."""
     name = name_of(symbol)
+    if isinstance(symbol, BrownianMotion) or symbol == reader.time or symbol in reader.parameters:
+        raise ModelError(f"{_kind_of(symbol)} has a meaning already: it cannot name an observed quantity", symbol=name)
+    if isinstance(symbol, AppliedUndef) and symbol.args != (reader.time,):
+        raise ModelError(f"observed quantity {symbol}: it can only be a function of {reader.time}", symbol=name)
     reader.claim(name, symbol, "an observed quantity")
     try:
         node = reader.convert(expression)
     except ModelError as error:
         raise ModelError(f"observed quantity {name}: {error}", symbol=error.symbol) from error
     reader.observed[symbol] = node
+
+
+def check_observed(reader: Reader, sides: list[tuple[int, int]]) -> None:
+    """What is observed follows from the equations: it brings no unknown and no higher derivative."""
+    b = reader.builder
+    used = set(b.cone([node for pair in sides for node in pair])) if reader.observed else set[int]()
+    orders: dict[Any, int] = {}
+    for node in used:
+        function, order = reader.convert.derivative_leaves.get(node, (reader.histories.get(node), 0))
+        if function is not None:
+            orders[function] = max(order, orders.get(function, 0))
+    for symbol, root in reader.observed.items():
+        for node in b.cone([root]):
+            function, order = reader.convert.derivative_leaves.get(node, (reader.histories.get(node), 0))
+            if function is None or order <= orders.get(function, -1):
+                continue
+            name = name_of(function)
+            what = f"D({name}, {order})" if function in orders else name
+            raise ModelError(
+                f"observed quantity {name_of(symbol)}: {what} appears in no equation of the system", symbol=name
+            )
 
 
 def read_equations(reader: Reader, equations: tuple[sp.Eq, ...]) -> list[tuple[int, int]]:
@@ -250,7 +331,7 @@ def read_equations(reader: Reader, equations: tuple[sp.Eq, ...]) -> list[tuple[i
         if pair in seen or mirrored in seen:
             first = seen[pair] if pair in seen else seen[mirrored]
             raise ModelError(
-                f"{describe(equation, i, reader.time)} is the same as equation {first + 1}: leave one out",
+                f"{describe(equation, i, reader.time)}, is the same as equation {first + 1}: leave one out",
                 equation=str(equation),
             )
         seen[pair] = i

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import sympy as sp
 
+from pysciml.errors import ModelError
 from pysciml.graph import GraphBuilder, ops
-from pysciml.graph.derivative import tangents
-from pysciml.symbolic.reading import Reader
+from pysciml.graph.derivative import steps_with, tangents
+from pysciml.symbolic.reading import Reader, describe
 
 #: Random points at which a pivot must not vanish, to count as one.
 _PROBES = 3
@@ -22,7 +24,7 @@ class Solution:
     residuals: list[tuple[int, int]]  # (residual node, position of its equation)
 
 
-def solve_for_derivatives(reader: Reader, sides: list[tuple[int, int]]) -> Solution:
+def solve_for_derivatives(reader: Reader, equations: tuple[sp.Eq, ...], sides: list[tuple[int, int]]) -> Solution:
     """Solve for the highest derivatives the equations that are linear in them."""
     b = reader.builder
     highest = {u.leaves[u.order] for u in reader.unknowns.values() if u.order > 0}
@@ -43,7 +45,7 @@ def solve_for_derivatives(reader: Reader, sides: list[tuple[int, int]]) -> Solut
     for node, i in waiting:
         node = b.substitute(node, explicit)
         coefficients = tangents(b, [node], {h: {h: b.one} for h in highest})[0]
-        if not highest.isdisjoint(b.cone(coefficients.values())):  # nonlinear in a derivative
+        if steps_with(b, [node], highest) or not highest.isdisjoint(b.cone(coefficients.values())):  # nonlinear
             residuals.append((node, i))
         elif coefficients:
             rest = b.substitute(node, dict.fromkeys(highest, b.zero))
@@ -61,7 +63,21 @@ def solve_for_derivatives(reader: Reader, sides: list[tuple[int, int]]) -> Solut
         )
         keys = list(explicit)
         explicit = dict(zip(keys, b.substitute_all([explicit[k] for k in keys], solved), strict=True))
+    _check_residuals(reader, equations, residuals)
     return Solution(explicit | solved, residuals)
+
+
+def _check_residuals(reader: Reader, equations: tuple[sp.Eq, ...], residuals: list[tuple[int, int]]) -> None:
+    """What is left of an equation must still say something about an unknown."""
+    leaves = {leaf for unknown in reader.unknowns.values() for leaf in unknown.leaves.values()}
+    for node, i in residuals:
+        cone = reader.builder.cone([node])
+        if leaves.isdisjoint(cone) and reader.histories.keys().isdisjoint(cone):
+            raise ModelError(
+                f"{describe(equations[i], i, reader.time)}, determines nothing: it is always true, follows from the "
+                "other equations, or contradicts them",
+                equation=str(equations[i]),
+            )
 
 
 @dataclass

@@ -19,7 +19,7 @@ from pysciml.symbolic.events import Event
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, lower
 from pysciml.symbolic.reading import normalize
-from pysciml.symbolic.variables import attributes
+from pysciml.symbolic.variables import BrownianMotion, attributes
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -82,6 +82,8 @@ class System:
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ModelError(f"name must be a non-empty text, not {name!r}")
+        if not isinstance(jumps, Iterable):
+            raise ModelError(f"jumps must be a list, not {jumps!r}")
         if list(jumps):
             raise UnsupportedError("jump processes (jumps=) are not supported by any engine of this version")
         self.name = name
@@ -143,7 +145,7 @@ class System:
 
     def state_index(self, key: Any) -> int | None:
         """The position of a state given as symbol, as derivative or by name; None if it is none."""
-        return self._state_keys.get(_unwrap(key))
+        return self._state_keys.get(_unwrap(key, self.time))
 
     def parameter_index(self, key: Any) -> int | None:
         """The position of a parameter given as symbol or by name; None if it is none."""
@@ -224,11 +226,12 @@ def _shorten(names: tuple[str, ...]) -> str:
     return ", ".join(names) if len(names) <= 12 else ", ".join((*names[:10], "...", names[-1]))
 
 
-def _unwrap(key: Any) -> Any:
+def _unwrap(key: Any, time: sp.Symbol) -> Any:
     if isinstance(key, AppliedUndef):
         return key, 0
     if isinstance(key, sp.Derivative):
-        return key.expr, len(key.variables)
+        by: Any = key.variable_count
+        return (key.expr, sum(count for _, count in by)) if all(v == time for v, _ in by) else key
     return key
 
 
@@ -243,6 +246,8 @@ def _read_parameters(parameters: Any) -> tuple[sp.Symbol, ...] | None:
     for symbol in result:
         if not isinstance(symbol, sp.Symbol):
             raise ModelError(f"parameters: {symbol!r} is not a symbol", symbol=str(symbol))
+        if isinstance(symbol, BrownianMotion):
+            raise ModelError(f"parameters: {symbol} is a Brownian motion and has no value", symbol=str(symbol))
     if len(set(result)) < len(result):
         double = next(s for i, s in enumerate(result) if s in result[:i])
         raise ModelError(f"parameters: {double} is given twice", symbol=str(double))

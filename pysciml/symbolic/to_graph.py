@@ -11,10 +11,14 @@ from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
+from sympy.matrices.expressions.matexpr import MatrixElement
 
 from pysciml.errors import ModelError
 from pysciml.graph import GraphBuilder, ops
 from pysciml.graph.derivative import tangents
+
+#: Derivatives of a higher order than this are a slip: every order is one more state.
+LARGEST_ORDER: Final = 99
 
 Handler = Callable[[GraphBuilder, Any, Sequence[int]], int]
 
@@ -196,13 +200,21 @@ class Converter:
             if waiting:
                 stack.extend(reversed(waiting))
                 continue
-            memo[expr] = self._convert(expr, [memo[child] for child in children])
+            node = memo[expr] = self._convert(expr, [memo[child] for child in children])
+            self._check_finite(expr, node)
             stack.pop()
         return memo[expression]
 
+    def _check_finite(self, expr: Any, node: int) -> None:
+        """An operation on constants that was not folded has no finite real value."""
+        b = self._b
+        operands = b.args_of(node)
+        if operands and b.op_of(node) != ops.HISTORY and all(b.value_of(a) is not None for a in operands):
+            raise ModelError(f"{_cut(expr)} is not a finite real number", symbol=_cut(expr))
+
     def _children(self, expr: Any) -> Sequence[sp.Basic]:
         """What has to be converted first."""
-        if not expr.args or isinstance(expr, sp.Subs):
+        if not expr.args:
             return ()
         if isinstance(expr, AppliedUndef):
             return () if expr.args == (self._time,) else expr.args
@@ -215,23 +227,21 @@ class Converter:
             return (cast("sp.Basic", done),)
         if isinstance(expr, sp.Piecewise):
             return [part for pair in expr.args for part in pair.args]
+        if expr.func not in HANDLERS and not isinstance(expr, sp.Mul):
+            raise ModelError(_unknown(expr), symbol=_head(expr))
         return expr.args
 
     def _convert(self, expr: Any, args: list[int]) -> int:
         b = self._b
         if isinstance(expr, sp.Symbol):
             return b.time() if expr == self._time else self._leaf(expr, 0)
-        if expr.is_Number or isinstance(expr, sp.NumberSymbol):
+        if expr.is_Number or isinstance(expr, sp.NumberSymbol) or expr is sp.zoo:
             return self._number(expr)
         if isinstance(expr, sp.Mul):
             return self._product(expr, args)
         if isinstance(expr, AppliedUndef):
             if len(expr.args) != 1:
-                raise ModelError(
-                    f"{expr} depends on {len(expr.args)} variables: the unknowns of a System depend on time "
-                    "alone (partial differential equations are a PDESystem)",
-                    symbol=expr.func.__name__,
-                )
+                raise ModelError(_several_variables(expr), symbol=expr.func.__name__)
             return self._leaf(expr, 0) if not args else self._delayed(expr, args[0])
         if isinstance(expr, sp.Derivative):
             return self._derivative(expr, args)
@@ -243,13 +253,13 @@ class Converter:
             return b.zero
         handler = HANDLERS.get(expr.func)
         if handler is None:
-            raise ModelError(_unknown(expr), symbol=str(expr.func))
+            raise ModelError(_unknown(expr), symbol=_head(expr))
         return handler(b, expr, args)
 
     def _number(self, expr: Any) -> int:
         value = float(expr) if expr.is_finite else math.nan
         if not math.isfinite(value):
-            raise ModelError(f"{expr} is not a finite number", symbol=str(expr))
+            raise ModelError(f"{_cut(expr)} is not a finite number", symbol=_cut(expr))
         return self._b.constant(value)
 
     def _product(self, expr: Any, args: list[int]) -> int:
@@ -277,6 +287,9 @@ class Converter:
         return b.neg(node) if coefficient < 0 else node
 
     def _derivative(self, expr: Any, args: list[int]) -> int:
+        inner = expr.expr
+        if isinstance(inner, AppliedUndef) and len(inner.args) != 1:
+            raise ModelError(_several_variables(inner), symbol=inner.func.__name__)
         for variable, _ in expr.variable_count:
             if variable != self._time:
                 raise ModelError(
@@ -287,7 +300,14 @@ class Converter:
         order: Any = sum((count for _, count in expr.variable_count), sp.Integer(0))
         if not order.is_Integer:
             raise ModelError(f"{expr}: the order of a derivative must be a number", symbol=str(order))
-        inner = expr.expr
+        if order > LARGEST_ORDER:
+            raise ModelError(f"{expr}: derivatives go up to order {LARGEST_ORDER}", symbol=str(inner))
+        if isinstance(inner, sp.Symbol) and inner != self._time:
+            raise ModelError(
+                f"{expr} is the derivative of a parameter, which is constant: to make {inner} an unknown, write "
+                f"{inner} = pysciml.variables('{inner}')",
+                symbol=inner.name,
+            )
         if isinstance(inner, AppliedUndef):
             if inner.args != (self._time,):
                 raise ModelError(
@@ -313,13 +333,32 @@ class Converter:
         return tangents(b, [node], seeds)[0].get(0, b.zero)
 
 
+def _cut(expr: Any) -> str:
+    """An expression as text, short enough for a message."""
+    line = str(expr)
+    return line if len(line) <= 60 else line[:57] + "..."
+
+
+def _head(expr: Any) -> str:
+    return str(expr) if expr is sp.I else getattr(expr.func, "__name__", str(expr.func))
+
+
+def _several_variables(expr: Any) -> str:
+    return (
+        f"{expr} depends on {len(expr.args)} variables: the unknowns of a System depend on time "
+        "alone (partial differential equations are a PDESystem)"
+    )
+
+
 def _unknown(expr: Any) -> str:
     if expr is sp.I:
         return "the imaginary unit appears: models are real; split the equation into real and imaginary parts"
+    if isinstance(expr, (MatrixElement, sp.Indexed)):
+        return f"{expr} is an entry of an array: equations are scalar; use one symbol per entry"
     if isinstance(expr, (sp.MatrixBase, sp.MatrixExpr)):
         return f"{expr} is a matrix: equations are scalar; write one per entry"
     if isinstance(expr, sp.Subs):
         return f"{expr} is not evaluated: substitute before building the System (delayed derivatives are not supported)"
     if isinstance(expr, (Relational, ExprCondPair)):
         return f"{expr} is a condition, where a value is expected"
-    return f"{expr.func.__name__ if hasattr(expr.func, '__name__') else expr.func} is not a known function: {expr}"
+    return f"{_head(expr)} is not a known function: {_cut(expr)}"

@@ -69,7 +69,11 @@ def attributes(symbol: sp.Basic) -> dict[str, str]:
 
 
 def _attrs(units: str | None, long_name: str | None) -> dict[str, str]:
-    return {k: v for k, v in (("units", units), ("long_name", long_name)) if v is not None}
+    given = {k: v for k, v in (("units", units), ("long_name", long_name)) if v is not None}
+    for key, value in given.items():
+        if not isinstance(value, str):
+            raise ModelError(f"{key} must be text, not {value!r}", symbol=key)
+    return given
 
 
 def variables(names: str, *, units: str | None = None, long_name: str | None = None) -> Any:
@@ -162,10 +166,10 @@ def D(expression: Any, order: int = 1) -> sp.Expr:
     """
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
         raise ModelError(f"D({expression}, {order!r}): the order must be a positive integer")
-    try:
-        return sp.Derivative(expression, (t, order))
-    except (ValueError, TypeError, sp.SympifyError) as error:
-        raise ModelError(f"D({expression!r}): not an expression that can be differentiated") from error
+    if not isinstance(expression, sp.Expr) or getattr(expression, "is_Matrix", False):
+        # Text above all: SymPy would evaluate it.
+        raise ModelError(f"D({expression!r}): not an expression that can be differentiated")
+    return sp.Derivative(expression, (t, order))
 
 
 def Eq(lhs: Any, rhs: Any) -> sp.Eq:
@@ -190,7 +194,7 @@ def equation(lhs: sp.Expr, rhs: sp.Expr) -> sp.Eq:
 
 
 def _side(name: str, value: Any) -> sp.Expr:
-    if isinstance(value, sp.Expr):
+    if isinstance(value, sp.Expr) and not getattr(value, "is_Matrix", False):
         return value
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return sp.Integer(int(value))
