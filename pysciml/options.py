@@ -45,8 +45,8 @@ def read_options(
     for name, value, least in (("max_steps", max_steps, 1), ("seed", seed, 0)):
         if name == "seed" and value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ProblemError(f"{name} must be an integer, {least} or more, not {value!r}", symbol=name)
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value < 2**63:
+            raise ProblemError(f"{name} must be an integer, {least} or more (below 2**63), not {value!r}", symbol=name)
     if not isinstance(progress, bool):
         raise ProblemError(f"progress must be True or False, not {progress!r}", symbol="progress")
     return SolveOptions(
@@ -65,28 +65,17 @@ def read_saveat(saveat: Any, tspan: tuple[float, float]) -> Array | None:
     if saveat is None:
         return None
     start, end = tspan
-    if np.ndim(saveat) == 0:
-        spacing = number(saveat, "saveat", "saveat")
-        if spacing <= 0:
-            raise ProblemError(f"saveat, as a spacing, must be positive, not {saveat!r}", symbol="saveat")
-        ratio = abs(end - start) / spacing
-        if ratio > _MOST_OUTPUTS:
-            raise ProblemError(f"saveat={spacing:g} asks for {ratio:.3g} output times", symbol="saveat")
-        n = int(np.floor(ratio * (1 + 1e-12)))
-        times = start + np.copysign(spacing, end - start) * np.arange(n + 1)
-        if abs(times[-1] - end) <= 1e-9 * spacing:
-            times[-1] = end
-        else:
-            times = np.append(times, end)
-        return times
     try:
-        times = np.array(saveat, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ProblemError(f"saveat must be a spacing or an array of times, not {saveat!r}", symbol="saveat") from error
-    if times.ndim != 1 or times.size == 0:
-        raise ProblemError(
-            f"saveat must be a one-dimensional array of times, not of shape {times.shape}", symbol="saveat"
-        )
+        given = np.asarray(saveat)
+    except ValueError as error:  # rows of different lengths
+        raise _no_times(saveat) from error
+    if given.ndim == 0:
+        return _spaced(number(saveat, "saveat", "saveat"), start, end)
+    if given.dtype.kind not in "iufO" or given.ndim != 1 or given.size == 0:
+        raise _no_times(saveat)
+    if given.dtype.kind == "O":
+        given = np.array([number(time, "saveat: a time", "saveat") for time in given])
+    times = given.astype(np.float64)
     if not np.isfinite(times).all():
         raise ProblemError("saveat has times that are not finite", symbol="saveat")
     low, high = min(start, end), max(start, end)
@@ -95,4 +84,30 @@ def read_saveat(saveat: Any, tspan: tuple[float, float]) -> Array | None:
         raise ProblemError(f"saveat has {times[outside][0]:g}, outside tspan ({start:g} to {end:g})", symbol="saveat")
     if np.any(np.diff(times) * (end - start) <= 0):
         raise ProblemError("saveat must go from the start of tspan to its end, without repeated times", symbol="saveat")
+    return times
+
+
+def _no_times(saveat: Any) -> ProblemError:
+    what = f"an array of shape {np.shape(saveat)}" if isinstance(saveat, np.ndarray) else repr(saveat)
+    what = what if len(what) < 80 else what[:77] + "..."
+    return ProblemError(
+        f"saveat must be a spacing or a one-dimensional array of times, not {what}",
+        symbol="saveat",
+    )
+
+
+def _spaced(spacing: float, start: float, end: float) -> Array:
+    """Times from ``start`` at a spacing, and ``end``."""
+    if spacing <= 0:
+        raise ProblemError(f"saveat, as a spacing, must be positive, not {spacing:g}", symbol="saveat")
+    ratio = abs(end - start) / spacing
+    if ratio > _MOST_OUTPUTS:
+        raise ProblemError(f"saveat={spacing:g} asks for {ratio:.3g} output times", symbol="saveat")
+    n = round(ratio)
+    if abs(n - ratio) > 1e-9 * max(ratio, 1.0):  # the end is no multiple: it comes after the last one
+        n = int(ratio) + 1
+    times = start + np.copysign(spacing, end - start) * np.arange(max(n, 1) + 1)
+    times[-1] = end
+    if np.any(np.diff(times) == 0):
+        raise ProblemError(f"saveat={spacing:g} is finer than the times it starts from can tell apart", symbol="saveat")
     return times

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
 import numpy as np
@@ -154,18 +156,27 @@ def _unknown(key: Any, what: str, kind: str, names: tuple[str, ...]) -> str:
         return f"{what} has a value for {text}, but the system has no {kind}s"
     close = difflib.get_close_matches(text, names, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
+    if text in names:
+        hint = f": it only shares its name with {text}; use the very object of the equations, or the text {text!r}"
     return f"{what} has a value for {text}, which is not a {kind} of the system ({_list(list(names))}){hint}"
 
 
 def number(value: Any, what: str, symbol: str | None = None) -> float:
     """Read one finite real number, or say what is wrong with ``what``."""
     if isinstance(value, (float, int)) and not isinstance(value, bool):  # the usual case, first
-        result = float(value) if abs(value) < 1e308 else math.inf if value == value else math.nan
+        try:
+            result = float(value)
+        except OverflowError:  # an integer beyond every float
+            result = math.inf
     else:
         result = _unusual_number(value, what, symbol)
     if not math.isfinite(result):
-        raise ProblemError(f"{what} must be a finite number, not {value}", symbol=symbol)
+        raise ProblemError(f"{what} must be a finite number, not {_cut(str(value))}", symbol=symbol)
     return result
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _unusual_number(given: Any, what: str, symbol: str | None) -> float:
@@ -196,11 +207,10 @@ def _unusual_number(given: Any, what: str, symbol: str | None) -> float:
 
 
 def _read_tspan(tspan: Any) -> tuple[float, float]:
-    try:
-        ends = tuple(tspan)
-    except TypeError as error:
-        raise ProblemError(f"tspan must be a pair of times, such as (0, 10), not {tspan!r}", symbol="tspan") from error
-    if len(ends) != 2 or isinstance(tspan, (str, bytes)):
+    if not isinstance(tspan, Iterable) or isinstance(tspan, (str, bytes, Mapping, AbstractSet)):
+        raise ProblemError(f"tspan must be a pair of times, such as (0, 10), not {tspan!r}", symbol="tspan")
+    ends = tuple(itertools.islice(tspan, 3))
+    if len(ends) != 2:
         raise ProblemError(f"tspan must be a pair of times, such as (0, 10), not {tspan!r}", symbol="tspan")
     start = number(ends[0], "tspan: the start", "tspan")
     end = number(ends[1], "tspan: the end", "tspan")

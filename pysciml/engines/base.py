@@ -66,6 +66,8 @@ class RawSolution:
         -1 where the library does not report it.
     solve_seconds, compile_seconds : float
     event_times : list of (time, event number)
+    extra : dict
+        Further attributes for the user's Dataset (text, integers, floats), such as the seed.
     """
 
     t: Array
@@ -80,6 +82,7 @@ class RawSolution:
     solve_seconds: float = 0.0
     compile_seconds: float = 0.0
     event_times: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    extra: dict[str, str | int | float] = field(default_factory=dict[str, str | int | float])
 
     @property
     def successful(self) -> bool:
@@ -180,12 +183,49 @@ class Engine(abc.ABC):
         )
 
 
+class _Broken(Engine):
+    """Stands for a registered engine that cannot be loaded, so that the others still work."""
+
+    kinds = ()
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name  # pyright: ignore[reportAttributeAccessIssue]
+        self._reason = reason
+
+    def unavailable(self) -> str | None:
+        return self._reason
+
+    def version(self) -> str:
+        return ""
+
+    def algorithms(self) -> dict[str, str]:
+        return {}
+
+    def check(self, model: Model, algorithm: str | None) -> None:
+        raise EngineUnavailableError(self._reason, engine=self.name)
+
+    def solve(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        tspan: tuple[float, float],
+        algorithm: str | None,
+        options: SolveOptions,
+    ) -> RawSolution:
+        raise EngineUnavailableError(self._reason, engine=self.name)
+
+
 @cache
 def registry() -> dict[str, Engine]:
     """All registered engines by name; none of their libraries is imported by this."""
     found: dict[str, Engine] = {}
     for entry in sorted(metadata.entry_points(group="pysciml.engines"), key=lambda e: e.name):
-        found[entry.name] = entry.load()()
+        try:
+            found[entry.name] = entry.load()()
+        except Exception as error:  # whatever another package's code raises
+            reason = f"the engine {entry.name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}"
+            found[entry.name] = _Broken(entry.name, reason)
     return found
 
 
