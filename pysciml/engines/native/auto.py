@@ -28,14 +28,22 @@ from typing import Final
 import numpy as np
 
 from pysciml.engines.base import Array
-from pysciml.engines.native.library import Outcome
-from pysciml.engines.native.stepping import March, Plan, Task, march, step_cost, steps_per_call
+from pysciml.engines.native.stepping import (
+    March,
+    Plan,
+    Slice,
+    Slices,
+    Task,
+    march,
+    step_cost,
+    steps_per_call,
+)
 
 IMPLICIT: Final = "QNDF"
 EXPLICIT: Final = "Tsit5"
 
 #: Share of the tolerance that a method gets to begin with (benchmarks/native_rules.py).
-_SHARE: Final = {EXPLICIT: 1.0, IMPLICIT: 0.1}
+SHARE: Final = {EXPLICIT: 1.0, IMPLICIT: 0.1}
 #: Estimated errors up to this many tolerances are left alone.
 _ENOUGH: Final = 6.0
 #: Amplification beyond which tightening is futile.
@@ -97,7 +105,7 @@ def _carry_out(task: Task, decision: Decision) -> March:
         return march(_with(task, decision.method, decision.share))
     times = task.saveat
     first = replace(
-        _with(task, EXPLICIT, _SHARE[EXPLICIT]),
+        _with(task, EXPLICIT, SHARE[EXPLICIT]),
         t1=decision.switch,
         saveat=None if times is None else times[times <= decision.switch],
     )
@@ -106,7 +114,7 @@ def _carry_out(task: Task, decision: Decision) -> March:
         return before
     t, u = before.end
     second = replace(
-        _with(task, IMPLICIT, _SHARE[IMPLICIT]),
+        _with(task, IMPLICIT, SHARE[IMPLICIT]),
         t0=t,
         u0=u,
         saveat=None if times is None else times[times > decision.switch],
@@ -129,26 +137,26 @@ def _carry_out(task: Task, decision: Decision) -> March:
 def _decide(task: Task, *, calibrate: bool) -> Decision | tuple[March, Decision]:
     """Explore; a solve that fails on the way is the result."""
     plain = replace(task, saveat=np.array([task.t1]), count=False)
-    watch = _Watch(task)
+    watch = Watch(task)
     method, switch = IMPLICIT, None
     nothing = Plan(np.concatenate([task.p, task.u0]), task.t0, task.t1, (task.t1,), 0)
     if task.prepared.model.differential.all():
-        found = march(_with(plain, EXPLICIT, _SHARE[EXPLICIT]), watch)
+        found = march(_with(plain, EXPLICIT, SHARE[EXPLICIT]), watch)
         if found.retcode == "Success":
             method = EXPLICIT
         elif found.retcode == "Stiff":
             if watch.steps > _EARLY:
                 switch = found.end[0]
         elif found.retcode in ("Interrupted", "MaxIters") or not watch.would_rescue(found):
-            decision = Decision(nothing, EXPLICIT, _SHARE[EXPLICIT])
-            return march(_with(task, EXPLICIT, _SHARE[EXPLICIT])), decision
-    decision = Decision(nothing, method, _SHARE[method], switch)
+            decision = Decision(nothing, EXPLICIT, SHARE[EXPLICIT])
+            return march(_with(task, EXPLICIT, SHARE[EXPLICIT])), decision
+    decision = Decision(nothing, method, SHARE[method], switch)
     if method == IMPLICIT and switch is None:
-        found = march(_with(plain, IMPLICIT, _SHARE[IMPLICIT]))
+        found = march(_with(plain, IMPLICIT, SHARE[IMPLICIT]))
         if found.retcode != "Success":
-            return march(_with(task, IMPLICIT, _SHARE[IMPLICIT])), decision
+            return march(_with(task, IMPLICIT, SHARE[IMPLICIT])), decision
     if switch is None:
-        plan: Plan | None = task.prepared.history.get((method, *_tolerances(_with(task, method, _SHARE[method]))))
+        plan: Plan | None = task.prepared.history.get((method, *_tolerances(_with(task, method, SHARE[method]))))
         if plan is not None:
             decision.plan = plan
             if calibrate:
@@ -173,7 +181,7 @@ def _grid(task: Task) -> Array:
 def _calibrated(task: Task, method: str, steps: int) -> float:
     """The share of the tolerance with which the solution has the accuracy asked for."""
     times = _grid(task)
-    share = _SHARE[method]
+    share = SHARE[method]
     budget = 4 * steps_per_call(replace(task, method=method))
 
     def values(part: float) -> Array | None:
@@ -194,13 +202,13 @@ def _calibrated(task: Task, method: str, steps: int) -> float:
                 backward = np.log(_ENOUGH / error) / max(np.log(last / max(error, 1e-3)), 1e-3)
                 share *= 10 ** min(max(0.7 * backward, 0.0), 0.9)
             return share
-        if error > _FUTILE or share * task.rtol < 1e-12 or share < 1e-3 * _SHARE[method]:
-            return _SHARE[method]
+        if error > _FUTILE or share * task.rtol < 1e-12 or share < 1e-3 * SHARE[method]:
+            return SHARE[method]
         last, share, coarse = error, share / 10, fine
     return share
 
 
-class _Watch:
+class Watch:
     """Decides after every slice of an explicit exploration whether the problem is stiff."""
 
     def __init__(self, task: Task) -> None:
@@ -210,8 +218,9 @@ class _Watch:
         self._explicit = step_cost(prepared, EXPLICIT)
         self._implicit = step_cost(prepared, IMPLICIT)
 
-    def __call__(self, started: float, u: Array, out: Outcome, steps: int) -> bool:
-        self.steps = steps
+    def __call__(self, part: Slice, slices: Slices) -> bool:
+        self.steps = slices.n_steps
+        out, (_, u) = part.steps, slices.end
         if out.t.size < 4:
             return False
         recent = np.diff(out.t[-21:])[:-1]  # the last step is cut to fit

@@ -44,7 +44,7 @@ class Prepared:
     backward: bool
     history: dict[Any, Any] = field(default_factory=dict[Any, Any])
     lock: threading.RLock = field(default_factory=threading.RLock)
-    _compiled: dict[bool, Compiled] = field(default_factory=dict[bool, Compiled])
+    _compiled: Compiled | None = None
 
     @property
     def sign(self) -> float:
@@ -53,9 +53,8 @@ class Prepared:
 
     @cached_property
     def lowered(self) -> Graph:
-        """The right-hand side and the events' conditions, in DiffSL's operations."""
-        names = ["rhs", *dict.fromkeys(event.condition for event in self.model.events)]
-        return lower(self.model.graph, names, backward=self.backward)
+        """The right-hand side in DiffSL's operations."""
+        return lower(self.model.graph, ["rhs"], backward=self.backward)
 
     @cached_property
     def operations(self) -> int:
@@ -84,20 +83,19 @@ class Prepared:
         """The right-hand side at the model's time."""
         return self.model.graph.evaluate("rhs", u, p, t)
 
-    def compiled(self, *, stops: bool = False) -> Compiled:
-        """The compiled model, with or without stops at the events' zero crossings."""
+    @property
+    def compiled(self) -> Compiled:
+        """The compiled model; compiled when first asked for, and again if the library broke it."""
         with self.lock:
-            known = self._compiled.get(stops)
-            if known is None or known.broken:
-                known = self._compiled[stops] = self._compile(stops)
-            return known
+            if self._compiled is None or self._compiled.broken:
+                self._compiled = self._compile()
+            return self._compiled
 
-    def _compile(self, stops: bool) -> Compiled:
+    def _compile(self) -> Compiled:
         import pydiffsol
 
         start = time.perf_counter()
-        names = list(dict.fromkeys(e.condition for e in self.model.events)) if stops else []
-        text = emit(self.lowered, self.model.differential, stops=names, backward=self.backward)
+        text = emit(self.lowered, self.model.differential, backward=self.backward)
         ode = pydiffsol.Ode(
             text,
             matrix_type=pydiffsol.faer_sparse if self.sparse else pydiffsol.nalgebra_dense,

@@ -36,7 +36,6 @@ def emit(
     differential: np.ndarray,
     *,
     rhs: str = "rhs",
-    stops: Sequence[str] = (),
     backward: bool = False,
     vectors: bool | None = None,
 ) -> str:
@@ -49,8 +48,6 @@ def emit(
     differential : bool array, shape (n_states,)
     rhs : str
         The output with the right-hand side.
-    stops : sequence of str
-        Outputs of one value each: the solver stops where one of them crosses zero.
     backward : bool
         Negate the rows that are derivatives (the graph's time is already negated).
     vectors : bool, optional
@@ -62,12 +59,11 @@ def emit(
     """
     roots = [int(node) for node in lowered.outputs[rhs]]
     signs = np.where(differential & backward, -1, 1)
-    stop_nodes = [int(lowered.outputs[name][0]) for name in stops]
     if vectors is None:
         vectors = lowered.n_states > 1 and count_operations(lowered) > SCALAR_OPERATIONS
     if vectors:
-        return vector_body(lowered, roots, signs, stop_nodes, differential)
-    return _scalar_body(lowered, roots, signs, stop_nodes, differential)
+        return vector_body(lowered, roots, signs, differential)
+    return _scalar_body(lowered, roots, signs, differential)
 
 
 def count_operations(graph: Graph) -> int:
@@ -79,7 +75,6 @@ def _scalar_body(
     graph: Graph,
     roots: Sequence[int],
     signs: np.ndarray,
-    stops: Sequence[int],
     differential: np.ndarray,
 ) -> str:
     n, m = graph.n_states, graph.n_params
@@ -92,7 +87,7 @@ def _scalar_body(
         lines.append("dudt_i { " + ", ".join(f"d{k} = 0.0" for k in range(n)) + " }")
         rows = [f"d{k}" if differential[k] else "0.0" for k in range(n)]
         lines.append("M_i { " + ", ".join(rows) + " }")
-    pieces = _Scalars(graph, [*roots, *stops])
+    pieces = _Scalars(graph, roots)
     body = pieces.write()
     lines += body
     right = [
@@ -100,8 +95,6 @@ def _scalar_body(
         for piece, sign in zip((pieces.use(r).text for r in roots), signs, strict=True)
     ]
     lines.append("F_i { " + ", ".join(right) + " }")
-    if stops:
-        lines.append("stop_i { " + ", ".join(pieces.use(s).text for s in stops) + " }")
     return "\n".join(lines) + "\n"
 
 

@@ -84,7 +84,7 @@ class NativeEngine(Engine):
         begin = time.perf_counter()
         backward = tspan[1] < tspan[0]
         prepared = prepare(model, backward=backward)
-        prepared.compiled()
+        compiled = prepared.compiled
         ready = time.perf_counter()
         sign = prepared.sign
         task = Task(
@@ -113,5 +113,5 @@ class NativeEngine(Engine):
             result.message,
             n_steps=result.n_steps,
             solve_seconds=time.perf_counter() - ready,
-            compile_seconds=ready - begin,
+            compile_seconds=compiled.seconds if ready - begin > 0.5 * compiled.seconds else 0.0,
         )

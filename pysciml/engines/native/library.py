@@ -39,8 +39,7 @@ class Outcome:
     Attributes
     ----------
     t : array, shape (n,)
-        The solver's steps with the start, or the times asked for; in both cases up to the first
-        zero crossing where the model has stops.
+        The solver's steps with the start, or the times asked for.
     u : array, shape (n_states, n)
     retcode : str
         ``"Success"`` or SciML's name of the failure; then ``t`` and ``u`` are empty.

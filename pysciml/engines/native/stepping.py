@@ -20,7 +20,7 @@ Between slices Python runs: Ctrl-C, `max_steps` and progress are handled there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -28,18 +28,19 @@ import numpy as np
 
 from pysciml.engines.base import Array
 from pysciml.engines.native.compile import Prepared
-from pysciml.engines.native.library import STUMBLED, Compiled, Outcome
+from pysciml.engines.native.library import STUMBLED, Outcome
 
 #: Seconds that one call should take at most, by the model of `step_cost`.
 CALL_SECONDS: Final = 0.25
-#: A slice is given up where steps this many times shorter than predicted are refused.
+#: An explicit slice is given up when it needs steps this many times shorter than predicted.
 _SURPRISE: Final = 30
 #: Growth of slices while they are cheap.
 _GROWTH: Final = 10.0
 #: How far inputs may be from those a plan was made for.
 _NEAR: Final = 1 / 3
 
-Monitor = Callable[[float, Array, Outcome, int], bool]
+#: Called with every slice of an exploration; returns whether to give up.
+Monitor = Callable[["Slice", "Slices"], bool]
 
 
 @dataclass
@@ -57,13 +58,13 @@ class Task:
     saveat: Array | None = None
     max_steps: int = 1_000_000
     progress: bool = False
-    stops: bool = False
     count: bool = True
 
-    @property
-    def compiled(self) -> Compiled:
-        """The compiled model."""
-        return self.prepared.compiled(stops=self.stops)
+    def run(self, t: float, u: Array, until: float | Array, least: float | None = None) -> Outcome:
+        """One call of the library."""
+        least = self.smallest_step if least is None else least
+        compiled = self.prepared.compiled
+        return compiled.run(self.method, t, u, self.p, until, self.rtol, self.atol, least)
 
     @property
     def smallest_step(self) -> float:
@@ -101,6 +102,7 @@ class Plan:
     t1: float
     cuts: tuple[float, ...]
     steps: int
+    counted: bool = False
 
     def is_exactly(self, task: Task) -> bool:
         """Whether the task is the one the plan was made for."""
@@ -145,8 +147,8 @@ def march(task: Task, monitor: Monitor | None = None) -> March:
     Parameters
     ----------
     monitor : callable, optional
-        Called after every slice of an exploration with its start and its outcome; ends it when it
-        returns True, with the return code ``"Stiff"``.
+        Called after every slice of an exploration; ends it by returning True, with the return code
+        ``"Stiff"``.
     """
     key = task.method, task.rtol, task.atol
     plan: Plan | None = task.prepared.history.get(key)
@@ -158,13 +160,14 @@ def march(task: Task, monitor: Monitor | None = None) -> March:
         task.prepared.history[key] = plan
         if task.saveat is None and len(plan.cuts) > 1:
             return found
-        if task.saveat is not None and len(plan.cuts) == 1 and task.count:
-            plan.steps = _replay(replace(task, saveat=None), plan.cuts).t.size - 1
     result = _replay(task, plan.cuts)
     if result.retcode == "Success":
         if task.saveat is None:
             result.n_steps = result.t.size - 1
         elif plan.is_exactly(task):
+            if task.count and not plan.counted:
+                plan.steps = _replay(replace(task, saveat=None), plan.cuts).t.size - 1
+                plan.counted = True
             result.n_steps = plan.steps
         return result
     task.prepared.history.pop(key, None)
@@ -208,82 +211,116 @@ def _first_length(task: Task) -> float:
     return min(max(10 * 0.01 * max(size, 1.0) / speed, 1e-12 * span), span)
 
 
+@dataclass
+class Slice:
+    """One slice of a solve: where it started, and its steps, the start among them."""
+
+    t: float
+    u: Array
+    steps: Outcome
+
+
+class Slices:
+    """Solves a task slice by slice; the slices are what iterating gives.
+
+    Attributes
+    ----------
+    end : (time, state)
+        How far it got.
+    n_steps : int
+    retcode, message : str
+        ``"Success"`` unless it failed; what was computed before a failure comes as a last slice.
+    mended : bool
+        Whether a slice failed for a reason that a shorter one did not.
+    """
+
+    def __init__(self, task: Task, length: float | None = None) -> None:
+        self.task = task
+        self.end = task.t0, task.u0
+        self.n_steps = 0
+        self.retcode, self.message = "Success", ""
+        self.mended = False
+        self._length = _first_length(task) if length is None else length
+
+    def __iter__(self) -> Iterator[Slice]:
+        task = self.task
+        target, shortest = steps_per_call(task), task.smallest_step
+        while self.end[0] < task.t1:
+            t, u = self.end
+            end = t + self._length
+            if task.t1 - end < 0.2 * self._length:
+                end = task.t1
+            guard = shortest
+            if task.method == "Tsit5":  # implicit methods start with steps that are tiny anyway
+                guard = max((end - t) / (_SURPRISE * target), shortest)
+            out = task.run(t, u, end, guard)
+            if out.retcode != "Success":
+                if self._shorter(t, end, out, guard):
+                    continue
+                self.retcode, self.message = out.retcode, out.message
+                saved = out if out.t.size else _salvage(task, t, u, end, out)
+                if saved is not None and saved.t.size > 1:
+                    yield self._advance(saved, float(saved.t[-1]))
+                return
+            # The library stops within rounding of the end, which must not leave a sliver.
+            yield self._advance(out, end)
+            taken = max(out.t.size - 1, 1)
+            self._length = (end - t) * min(max(0.8 * target / taken, 0.05), _GROWTH)
+            if self.n_steps >= task.max_steps and self.end[0] < task.t1:
+                self.retcode = "MaxIters"
+                self.message = f"max_steps = {task.max_steps} steps did not reach the end"
+                return
+
+    def _advance(self, out: Outcome, end: float) -> Slice:
+        done = Slice(*self.end, out)
+        over = self.n_steps + out.t.size - 1 - self.task.max_steps
+        if over > 0:
+            out.t, out.u = out.t[:-over], out.u[:, :-over]
+            end = float(out.t[-1])
+        self.n_steps += out.t.size - 1
+        self.end = end, np.ascontiguousarray(out.u[:, -1])
+        _show(self.task, end)
+        return done
+
+    def _shorter(self, t: float, end: float, out: Outcome, guard: float) -> bool:
+        """Whether a failed slice is worth another try, cut shorter."""
+        task = self.task
+        length = 0.0
+        if out.retcode == "DtLessThanMin" and guard > task.smallest_step:
+            length = (end - t) / 20
+        elif out.retcode == STUMBLED:
+            length, self.mended = 0.6 * (end - t), True
+        elif out.retcode == "ConvergenceFailure" and out.failed_at > t + 1e-6 * (end - t):
+            # The library counts failures over the whole call and gives up at 50.
+            length, self.mended = 0.9 * (out.failed_at - t), True
+        if length <= 100 * task.smallest_step:
+            return False
+        self._length = length
+        return True
+
+
 def _explore(task: Task, monitor: Monitor | None) -> tuple[March, Plan | None]:
     """Integrate in slices of counted steps; also the plan, unless it failed."""
     pieces = _Pieces(task)
-    n = task.prepared.lowered.n_states
-    t, u, steps = task.t0, task.u0, 0
-    pieces.add(np.array([t]), u.reshape(n, 1))
+    slices = Slices(task)
     cuts: list[float] = []
-    length, target = _first_length(task), steps_per_call(task)
-    mended = False
-    shortest = task.smallest_step
-
-    def finished(retcode: str, message: str) -> tuple[March, None]:
-        whole = pieces.finish((t, u), retcode, message)
-        whole.n_steps = steps
-        return _at_saveat(task, whole, cuts), None
-
+    stiff = False
     try:
-        while t < task.t1:
-            end = t + length
-            if task.t1 - end < 0.2 * length:
-                end = task.t1
-            guard = max((end - t) / (_SURPRISE * target), shortest)
-            out = task.compiled.run(task.method, t, u, task.p, end, task.rtol, task.atol, guard)
-            pieces.seconds += out.seconds
-            if out.retcode == "DtLessThanMin" and guard > shortest:
-                length = (end - t) / 20
-                if length < 100 * shortest:
-                    return finished(out.retcode, out.message)
-                continue
-            if out.retcode == STUMBLED and 0.6 * (end - t) > 100 * shortest:
-                length, mended = 0.6 * (end - t), True
-                continue
-            if out.retcode == "ConvergenceFailure" and out.failed_at > t + 1e-6 * (end - t):
-                # The library counts failures over the whole call and gives up at 50.
-                length, mended = 0.9 * (out.failed_at - t), True
-                continue
-            if out.retcode != "Success":
-                if out.t.size:
-                    new = out
-                else:
-                    new = _salvage(task, t, u, end, out)
-                if new is not None and new.t.size > 1:
-                    steps += new.t.size - 1
-                    pieces.add(new.t[1:], new.u[:, 1:])
-                    t, u = float(new.t[-1]), np.ascontiguousarray(new.u[:, -1])
-                    cuts.append(t)
-                return finished(out.retcode, out.message)
-            taken = out.t.size - 1
-            if steps + taken > task.max_steps:
-                keep = task.max_steps - steps + 1
-                pieces.add(out.t[1:keep], out.u[:, 1:keep])
-                steps = task.max_steps
-                t, u = float(out.t[keep - 1]), np.ascontiguousarray(out.u[:, keep - 1])
-                cuts.append(t)
-                message = f"max_steps = {task.max_steps} steps did not reach the end"
-                return finished("MaxIters", message)
-            steps += taken
-            pieces.add(out.t[1:], out.u[:, 1:])
-            # The library stops within rounding of the end, which must not leave a sliver.
-            reached = float(out.t[-1]) if task.stops else end
-            started, t, u = t, reached, np.ascontiguousarray(out.u[:, -1])
-            cuts.append(t)
-            _show(task, t)
-            if t < end and task.stops:  # a zero crossing
+        for part in slices:
+            pieces.add(part.steps.t[0 if not cuts else 1 :], part.steps.u[:, 0 if not cuts else 1 :])
+            cuts.append(slices.end[0])
+            if monitor is not None and slices.end[0] < task.t1 and monitor(part, slices):
+                stiff = True
                 break
-            if monitor is not None and t < task.t1 and monitor(started, u, out, steps):
-                return finished("Stiff", "")
-            length = (t - started) * min(max(0.8 * target / max(taken, 1), 0.05), _GROWTH)
     except KeyboardInterrupt:
-        return finished("Interrupted", "interrupted")
-    whole = pieces.finish((t, u))
-    whole.n_steps = steps
-    if task.stops:
-        return whole, None
-    one = steps <= 2 * target and not mended
-    return whole, Plan(_inputs(task), task.t0, task.t1, (task.t1,) if one else tuple(cuts), steps)
+        slices.retcode, slices.message = "Interrupted", "interrupted"
+    whole = pieces.finish(slices.end, "Stiff" if stiff else slices.retcode, slices.message)
+    whole.n_steps = slices.n_steps
+    if whole.retcode != "Success":
+        return _at_saveat(task, whole, cuts), None
+    one = slices.n_steps <= 2 * steps_per_call(task) and not slices.mended
+    cuts = [task.t1] if one else cuts
+    return whole, Plan(_inputs(task), task.t0, task.t1, tuple(cuts), slices.n_steps, not one)
 
 
 def _salvage(task: Task, t: float, u: Array, end: float, failure: Outcome) -> Outcome | None:
@@ -293,8 +330,8 @@ def _salvage(task: Task, t: float, u: Array, end: float, failure: Outcome) -> Ou
         until = t + share * (last - t)
         if until <= t:
             return None
-        out = task.compiled.run(task.method, t, u, task.p, until, task.rtol, task.atol, task.smallest_step)
-        if out.retcode == "Success" or out.t.size > 1:
+        out = task.run(t, u, until)
+        if out.t.size > 1:
             return out
     return None
 
@@ -313,7 +350,7 @@ def _replay(task: Task, cuts: tuple[float, ...]) -> March:
             if saveat is not None:
                 inside = saveat[(saveat > t) & (saveat <= cut)]
                 until = inside if inside.size and inside[-1] == cut else np.append(inside, cut)
-            out = task.compiled.run(task.method, t, u, task.p, until, task.rtol, task.atol, task.smallest_step)
+            out = task.run(t, u, until)
             pieces.seconds += out.seconds
             if out.retcode != "Success":
                 return pieces.finish((t, u), out.retcode, out.message)

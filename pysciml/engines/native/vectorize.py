@@ -71,11 +71,10 @@ def vector_body(
     graph: Graph,
     roots: Sequence[int],
     signs: np.ndarray,
-    stops: Sequence[int],
     differential: np.ndarray,
 ) -> str:
     """Write a whole model; see `emit.emit`."""
-    return _Vectors(graph, roots, signs, stops, differential).write()
+    return _Vectors(graph, roots, signs, differential).write()
 
 
 class _Block(NamedTuple):
@@ -95,9 +94,11 @@ def _blocks(ordered: Sequence[tuple[int, int, float]], height: int) -> list[_Blo
     blocks: list[_Block] = []
     for k, entries in by_block.items():
         columns = np.unique([column for _, column, _ in entries])
-        # Never a single column: DiffSL would take it for a scalar.
         parts = np.split(columns, np.flatnonzero(np.diff(columns) > _GAP) + 1)
         runs = [(int(part[0]), int(part[-1]) + 1) for part in parts]
+        if len(columns) == 1:  # a single column would be a scalar to DiffSL
+            first, last = runs[0]
+            runs = [(first, last + 1)] if first == 0 else [(first - 1, last)]
         every = [column for a, b in runs for column in range(a, b)]
         blocks.append(_Block(k * height, entries, every, runs))
     return blocks
@@ -109,13 +110,12 @@ class _Vectors:
         graph: Graph,
         roots: Sequence[int],
         signs: np.ndarray,
-        stops: Sequence[int],
         differential: np.ndarray,
     ) -> None:
         self._graph = graph
         self._op = graph.op.tolist()
         self._args = graph.args.tolist()
-        self._roots, self._stops = list(roots), list(stops)
+        self._roots = list(roots)
         self._signs, self._differential = signs, differential
         self._lines: list[str] = []
         self._where: dict[int, tuple[str, int]] = {}
@@ -132,14 +132,14 @@ class _Vectors:
     def _cuts(self) -> tuple[list[int], set[int]]:
         """Find the nodes to be rows, operands first, and those of them that are long sums."""
         graph = self._graph
-        needed = graph.reachable([*self._roots, *self._stops])
+        needed = graph.reachable(self._roots)
         order = np.flatnonzero(needed).tolist()
         uses: defaultdict[int, int] = defaultdict(int)
         for node in order:
             for a in self._args[node]:
                 if a >= 0:
                     uses[a] += 1
-        cut = {node for node in (*self._roots, *self._stops) if self._op[node] not in ops.LEAVES}
+        cut = {node for node in self._roots if self._op[node] not in ops.LEAVES}
         for node in order:
             if self._op[node] not in ops.LEAVES and uses[node] > 1 and not self._trivial(node):
                 cut.add(node)
@@ -279,9 +279,6 @@ class _Vectors:
             for rows in sums.values():
                 self._write_sums([x for _, x in rows], [v for v, _ in rows])
         self._lines.append(f"F_i {{ {self._right_hand_side()} }}")
-        if self._stops:
-            stops = ", ".join(self._element(self._leaf(node)) for node in self._stops)
-            self._lines.append(f"stop_i {{ {stops} }}")
         return "\n".join(self._lines) + "\n"
 
     def _below(self, node: int, cut: set[int]) -> list[int]:
@@ -420,7 +417,8 @@ class _Vectors:
         ordered = sorted(entries)
         best, height = size * columns, size
         for candidate in _HEIGHTS:
-            if candidate < size and best > _STATEMENT:
+            # A last block of one row would be a scalar to DiffSL.
+            if candidate < size and size % candidate != 1 and best > _STATEMENT:
                 blocks = _blocks(ordered, candidate)
                 cost = sum(len(block.columns) * candidate + _STATEMENT * (2 + len(block.runs)) for block in blocks)
                 if cost < best:
