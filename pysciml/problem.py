@@ -187,7 +187,7 @@ def _unusual_number(given: Any, what: str, symbol: str | None) -> float:
         if not value.is_number:
             raise ProblemError(f"{what} must be a number, not the expression {value}", symbol=symbol)
         value = complex(cast("Any", value))
-        if value.imag == 0:
+        if value.imag == 0 or math.isnan(value.real):
             return value.real
     if isinstance(value, (Mapping, set)):
         raise ProblemError(f"{what} must be a number, not {value!r}", symbol=symbol)

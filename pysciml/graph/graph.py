@@ -222,7 +222,10 @@ class Graph:
 
 
 def _integers(what: str, values: npt.ArrayLike, ndim: int) -> npt.NDArray[np.int64]:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{what} is not a {ndim}-dimensional array: {error}") from error
     if array.size == 0:
         return np.zeros((0, 3) if ndim == 2 else (0,), dtype=np.int64)
     if array.dtype.kind not in "iu" or array.ndim != ndim:

@@ -38,6 +38,13 @@ def check_counts(reader: Reader, equations: tuple[sp.Eq, ...], sides: list[tuple
     n_unknowns = len(reader.unknowns)
     names = ", ".join(u.name for u in reader.unknowns.values())
     if len(sides) < n_unknowns:
+        called = next((reader.called[name] for name in unmatched if name in reader.called), None)
+        if called is not None:
+            raise ModelError(
+                f"{called} is read as the unknown {called.func.__name__} at another time, without an equation: "
+                "if it is a known function, write it out",
+                symbol=called.func.__name__,
+            )
         raise ModelError(
             f"{len(sides)} equation{'s' if len(sides) > 1 else ''} for {n_unknowns} unknowns ({names}): "
             f"no equation is left to determine {', '.join(unmatched)}; add one, or make it a parameter",

@@ -10,6 +10,7 @@ from sympy.core.function import AppliedUndef
 
 from pysciml.errors import ModelError
 from pysciml.graph.model import Direction
+from pysciml.symbolic.variables import scalar
 
 
 class Event:
@@ -45,7 +46,7 @@ class Event:
         direction: Direction = "both",
         terminal: bool = False,
     ) -> None:
-        if not isinstance(condition, sp.Expr) or not condition.free_symbols:
+        if not isinstance(condition, sp.Expr) or condition.is_number or getattr(condition, "is_Matrix", False):
             raise ModelError(
                 f"an Event fires where an expression crosses zero; {condition!r} is not an expression that can"
             )
@@ -61,10 +62,8 @@ class Event:
         for symbol, value in (affect or {}).items():
             if not isinstance(symbol, (AppliedUndef, sp.Derivative)):
                 raise ModelError(f"Event: {symbol!r} is not a state: keys are variables such as x", symbol=str(symbol))
-            new = (
-                sp.Float(value) if isinstance(value, float) else sp.Integer(value) if isinstance(value, int) else value
-            )
-            if not isinstance(new, sp.Expr):
+            new = scalar(value)
+            if new is None:
                 raise ModelError(f"Event: the new value of {symbol} must be an expression, not {value!r}")
             pairs[symbol] = new
         if not pairs and not terminal:

@@ -133,7 +133,8 @@ class _Checked:
 
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not value.isidentifier() or len(value) > 200:
-        raise ModelError(f"{value!r} is no valid name")
+        shown = repr(value)
+        raise ModelError(f"{shown if len(shown) < 60 else shown[:57] + '...'} is no valid name")
     return value
 
 

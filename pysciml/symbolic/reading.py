@@ -123,6 +123,7 @@ class Reader:
         self.noises: dict[sp.Symbol, int] = {}
         self.observed: dict[Any, int] = {}
         self.histories: dict[int, Any] = {}
+        self.called: dict[str, Any] = {}  # functions of something else than time, by name
         self.closed = False  # True once the equations are read: nothing new may appear
         self._names: dict[str, Any] = {}
         self._free = 0
@@ -239,6 +240,8 @@ class Reader:
                 f"{expression} appears in no equation of the system: events only know delayed values that do",
                 symbol=name_of(expression),
             )
+        if argument.has(AppliedUndef):
+            self.called[name_of(expression)] = expression
         self._function(expression.func(self.time), 0)
         node = self.builder.history(self._free + 1, time)
         self._free += 1

@@ -19,7 +19,7 @@ from pysciml.symbolic.events import Event
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, lower
 from pysciml.symbolic.reading import normalize
-from pysciml.symbolic.variables import BrownianMotion, attributes
+from pysciml.symbolic.variables import BrownianMotion, attributes, scalar
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -269,11 +269,12 @@ def _read_observed(observed: Any) -> dict[Any, sp.Expr]:
         symbol = sp.Symbol(key) if isinstance(key, str) else key
         if not isinstance(symbol, (sp.Symbol, AppliedUndef)):
             raise ModelError(f"observed: {key!r} is neither a name nor a symbol", symbol=str(key))
-        if not isinstance(value, sp.Expr) or getattr(value, "is_Matrix", False):
+        expression = scalar(value)
+        if expression is None:
             raise ModelError(f"observed quantity {symbol}: {value!r} is not a scalar expression", symbol=str(symbol))
         if symbol in result:
             raise ModelError(f"observed quantity {symbol} is given twice", symbol=str(symbol))
-        result[symbol] = value
+        result[symbol] = expression
     return result
 
 

@@ -194,10 +194,18 @@ def equation(lhs: sp.Expr, rhs: sp.Expr) -> sp.Eq:
 
 
 def _side(name: str, value: Any) -> sp.Expr:
-    if isinstance(value, sp.Expr) and not getattr(value, "is_Matrix", False):
-        return value
+    result = scalar(value)
+    if result is None:
+        raise ModelError(f"Eq: the {name} side must be a scalar expression, not {type(value).__name__}: {value!r}")
+    return result
+
+
+def scalar(value: Any) -> sp.Expr | None:
+    """A number or an expression as a scalar SymPy expression; None for anything else."""
+    if isinstance(value, sp.Expr):
+        return None if getattr(value, "is_Matrix", False) else value
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return sp.Integer(int(value))
     if isinstance(value, (float, np.floating)):
         return sp.Float(float(value))
-    raise ModelError(f"Eq: the {name} side must be a scalar expression, not {type(value).__name__}: {value!r}")
+    return None
