@@ -188,7 +188,7 @@ def _calibrated(task: Task, method: str, steps: int) -> float:
         found = march(replace(_with(task, method, part), saveat=times, count=False))
         return found.u if found.retcode == "Success" else None
 
-    coarse = values(share)
+    coarse = values(share) if steps <= budget else None
     last = float("inf")
     while coarse is not None and steps <= budget:
         fine = values(share / 10)

@@ -95,14 +95,14 @@ class Prepared:
         import pydiffsol
 
         start = time.perf_counter()
-        text = emit(self.lowered, self.model.differential, backward=self.backward)
+        written = emit(self.lowered, self.model.differential, backward=self.backward)
         ode = pydiffsol.Ode(
-            text,
+            written.text,
             matrix_type=pydiffsol.faer_sparse if self.sparse else pydiffsol.nalgebra_dense,
             linear_solver=pydiffsol.lu,
         )
         n, m = self.lowered.n_states, self.lowered.n_params
-        return Compiled(ode, n, m, time.perf_counter() - start)
+        return Compiled(ode, n, m, time.perf_counter() - start, written.order)
 
 
 _cache: OrderedDict[tuple[str, bool], Prepared] = OrderedDict()

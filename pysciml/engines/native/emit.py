@@ -14,11 +14,12 @@ number of statements, so larger ones are written as vectors (`pysciml.engines.na
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from pysciml.engines.native.vectorize import vector_body
+from pysciml.engines.native.vectorize import state_order, vector_body
 from pysciml.engines.native.writing import FUNCTIONS, PRECEDENCE_OF_ATOMS, Piece, join, number
 from pysciml.graph import Graph, ops
 
@@ -31,39 +32,56 @@ SCALAR_OPERATIONS: Final = 250
 _DEPTH: Final = 30
 
 
+class Emitted(NamedTuple):
+    """A written model.
+
+    Attributes
+    ----------
+    text : str
+    order : int array, shape (n_states,), or None
+        State ``k`` of the text is state ``order[k]`` of the graph; None where they agree.
+    """
+
+    text: str
+    order: npt.NDArray[np.int64] | None = None
+
+
 def emit(
     lowered: Graph,
-    differential: np.ndarray,
+    differential: npt.NDArray[np.bool_],
     *,
-    rhs: str = "rhs",
     backward: bool = False,
     vectors: bool | None = None,
-) -> str:
+) -> Emitted:
     """Write a model.
 
     Parameters
     ----------
     lowered : Graph
-        In the operations of `lower.EMITTED`.
+        In the operations of `lower.EMITTED`, with the output ``"rhs"``.
     differential : bool array, shape (n_states,)
-    rhs : str
-        The output with the right-hand side.
     backward : bool
         Negate the rows that are derivatives (the graph's time is already negated).
     vectors : bool, optional
         Write vectors rather than scalars; decided by size when left out.
-
-    Returns
-    -------
-    str
     """
-    roots = [int(node) for node in lowered.outputs[rhs]]
-    signs = np.where(differential & backward, -1, 1)
+    roots: list[int] = lowered.outputs["rhs"].tolist()
     if vectors is None:
         vectors = lowered.n_states > 1 and count_operations(lowered) > SCALAR_OPERATIONS
-    if vectors:
-        return vector_body(lowered, roots, signs, differential)
-    return _scalar_body(lowered, roots, signs, differential)
+    if not vectors:
+        signs = np.where(differential & backward, -1, 1)
+        return Emitted(_scalar_body(lowered, roots, signs, differential))
+    order = np.array(state_order(lowered, roots))
+    where = np.argsort(order)
+    index = lowered.index.copy()
+    states = lowered.op == ops.STATE
+    index[states] = where[index[states]]
+    moved = Graph(lowered.op, lowered.args, lowered.const, index, lowered.n_states, lowered.n_params, {})
+    ordered = differential[order]
+    signs = np.where(ordered & backward, -1, 1)
+    text = vector_body(moved, [roots[k] for k in order], signs, ordered)
+    same = bool(np.array_equal(order, np.arange(order.size)))
+    return Emitted(text, None if same else order)
 
 
 def count_operations(graph: Graph) -> int:

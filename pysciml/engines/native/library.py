@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pysciml.engines.base import Array
 
@@ -75,12 +76,25 @@ def _describe(message: str) -> tuple[str, str]:
 
 @dataclass
 class Compiled:
-    """A compiled model with its solver; calls are serialized by a lock."""
+    """A compiled model with its solver; calls are serialized by a lock.
+
+    Attributes
+    ----------
+    ode : pydiffsol.Ode
+    n_states, n_params : int
+    seconds : float
+        How long compiling took.
+    order : int array or None
+        State ``k`` of the compiled model is state ``order[k]`` of the model.
+    broken : bool
+        Whether the library panicked, after which it cannot be used.
+    """
 
     ode: Any
     n_states: int
     n_params: int
     seconds: float
+    order: npt.NDArray[np.int64] | None = None
     broken: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -107,7 +121,7 @@ class Compiled:
         """
         import pydiffsol
 
-        inputs = np.concatenate([p, u0])
+        inputs = np.concatenate([p, u0 if self.order is None else u0[self.order]])
         with self.lock:
             ode = self.ode
             ode.ode_solver = getattr(pydiffsol, METHODS[method])
@@ -119,7 +133,7 @@ class Compiled:
                     solution = ode.solve_dense(inputs, until)
                 else:
                     solution = ode.solve(inputs, until)
-                t, u = solution.ts, solution.ys
+                t, u = solution.ts, self._sorted(solution.ys)
             except Exception as error:
                 retcode, message = _describe(str(error))
                 found = _TIME.search(str(error))
@@ -145,6 +159,13 @@ class Compiled:
                 )
             empty = np.zeros((self.n_states, 0))
             return Outcome(np.zeros(0), empty, retcode, message, where, time.perf_counter() - start)
+
+    def _sorted(self, u: Array) -> Array:
+        if self.order is None:
+            return u
+        back = np.empty_like(u)
+        back[self.order] = u
+        return back
 
     def forward_sensitivities(
         self,
@@ -175,8 +196,13 @@ class Compiled:
             start = time.perf_counter()
             none = np.zeros((self.n_params + self.n_states, self.n_states, 0))
             try:
-                solution = ode.solve_fwd_sens(np.concatenate([p, u0]), times)
-                t, u, derivatives = solution.ts, solution.ys, np.asarray(solution.sens)
+                order = np.arange(u0.size) if self.order is None else self.order
+                solution = ode.solve_fwd_sens(np.concatenate([p, u0[order]]), times)
+                t, u = solution.ts, self._sorted(solution.ys)
+                raw = np.asarray(solution.sens)
+                derivatives = np.empty_like(raw)
+                m = self.n_params
+                derivatives[np.append(np.arange(m), m + order)[:, None], order] = raw
             except Exception as error:
                 retcode, message = _describe(str(error))
                 t, u, derivatives = np.zeros(0), np.zeros((self.n_states, 0)), none

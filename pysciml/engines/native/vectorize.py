@@ -32,10 +32,11 @@ from pysciml.graph import Graph, ops
 _SHORT_SUM: Final = 4
 #: A gather in at most this many pieces is written as slices.
 _SLICES: Final = 8
-#: Heights of blocks that are tried for a sparse product.
-_HEIGHTS: Final = (512, 256, 128, 64)
+#: Heights of blocks that are tried for a sparse product. LLVM unrolls shorter loops completely,
+#: which costs far more than it brings.
+_HEIGHTS: Final = (1024, 512, 256)
 #: What a statement costs the compiler, in elements of a broadcast product.
-_STATEMENT: Final = 8000
+_STATEMENT: Final = 90_000
 #: Columns not needed that a block takes along rather than being cut there.
 _GAP: Final = 16
 #: Right-hand sides in more pieces than this are put in order by a sparse product.
@@ -50,6 +51,40 @@ _NUMBER: Final = "c"
 
 #: A template: an operation with the forms of its operands, or the source of a leaf.
 _Form = tuple[int, tuple["_Form", ...]] | str
+
+
+def state_order(graph: Graph, roots: Sequence[int]) -> list[int]:
+    """Find an order of the states in which equations of one form follow each other.
+
+    The states of a system come in the order in which they were found, which need not be that of a
+    grid or a chain; vectors want the equations of one form next to each other, and the states of
+    different forms that belong together (the two fields of a grid point) in the same order.
+
+    Returns
+    -------
+    list of int
+        The states, in the order they should have.
+    """
+    op, args = graph.op.tolist(), graph.args.tolist()
+    forms: list[int] = [0] * len(op)
+    for _ in range(3):  # forms down to three operations deep, whatever the order of operands
+        forms = [hash((code, *sorted(forms[a] for a in row if a >= 0))) for code, row in zip(op, args, strict=True)]
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for state, root in enumerate(roots):
+        groups[forms[root]].append(state)
+    rows, cols = graph.sparsity("rhs")
+    users: defaultdict[int, list[int]] = defaultdict(list)
+    for row, col in zip(rows.tolist(), cols.tolist(), strict=True):
+        users[col].append(row)
+    position: dict[int, int] = {}
+    order: list[int] = []
+    for members in sorted(groups.values(), key=lambda m: (-len(m), m[0])):
+        placed = {j: [position[i] for i in users[j] if i in position] for j in members}
+        members.sort(key=lambda j: (placed[j][0] if len(placed[j]) == 1 else len(roots), j))
+        for j in members:
+            position[j] = len(order)
+            order.append(j)
+    return order
 
 
 class _Leaf(NamedTuple):
@@ -261,9 +296,9 @@ class _Vectors:
         for node in cuts:
             levels[node] = 1 + max((levels[a] for a in self._below(node, cut)), default=-1)
             by_level[levels[node]].append(node)
-        first_row = {node: k for k, node in reversed(list(enumerate(self._roots)))}
+        first_row = self._first_rows()
         for level in sorted(by_level):
-            nodes = sorted(by_level[level], key=lambda v: (first_row.get(v, len(first_row)), v))
+            nodes = sorted(by_level[level], key=lambda v: (first_row[v], v))
             groups: defaultdict[_Form, list[tuple[int, list[_Leaf]]]] = defaultdict(list)
             sums: defaultdict[tuple[str, ...], list[tuple[int, list[_Term]]]] = defaultdict(list)
             for node in nodes:
@@ -280,6 +315,18 @@ class _Vectors:
                 self._write_sums([x for _, x in rows], [v for v, _ in rows])
         self._lines.append(f"F_i {{ {self._right_hand_side()} }}")
         return "\n".join(self._lines) + "\n"
+
+    def _first_rows(self) -> dict[int, int]:
+        """The first right-hand side that needs a node, for every node."""
+        first: dict[int, int] = {}
+        for k, root in enumerate(self._roots):
+            first.setdefault(root, k)
+        for node in range(len(self._op) - 1, -1, -1):
+            if node in first:
+                for a in self._args[node]:
+                    if a >= 0:
+                        first[a] = min(first.get(a, first[node]), first[node])
+        return first
 
     def _below(self, node: int, cut: set[int]) -> list[int]:
         """Find the nearest cuts below a node."""
