@@ -34,13 +34,15 @@ def once(library: str, problem: TestProblem) -> float:
     return float(run.values(run.call())[-1, -1])
 
 
-def measure(problems: tuple[str, ...] = ("lorenz", "robertson"), repeats: int = 5) -> list[dict[str, object]]:
+def measure(
+    problems: tuple[str, ...] = ("lorenz", "robertson"), repeats: int = 5, libraries: tuple[str, ...] = tuple(METHODS)
+) -> list[dict[str, object]]:
     """Median seconds of a fresh process, interleaved over the libraries."""
     taken: dict[tuple[str, str], list[float]] = {}
     failed: dict[tuple[str, str], str] = {}
     for turn in range(repeats + 1):
         for problem in problems:
-            for library in METHODS:
+            for library in libraries:
                 key = (problem, library)
                 if key in failed:
                     continue
@@ -61,7 +63,7 @@ def measure(problems: tuple[str, ...] = ("lorenz", "robertson"), repeats: int = 
             "failed": failed.get((problem, library), ""),
         }
         for problem in problems
-        for library in METHODS
+        for library in libraries
     ]
 
 

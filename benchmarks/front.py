@@ -23,7 +23,7 @@ CASES = (("lorenz", 1e-8, 1e-8), ("robertson", 1e-8, 1e-10))
 def share(name: str, rtol: float, atol: float, repeats: int = 300) -> tuple[float, float]:
     """Median seconds of the front's share and of the engine's solve.
 
-    The engine's is what the library behind it takes, ``solve_seconds``; all else counts as the front's, labels included.
+    The engine's is what the library behind it takes, ``solve_seconds``; all else counts as the front's, labels too.
     """
     import pysciml as ps
 

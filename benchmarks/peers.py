@@ -89,13 +89,13 @@ def pysciml(
         if explicit:
             explicit_only_where_sensible(problem)
         built = pysciml_problem(problem.name)
-        times = np.array(problem.times)
+        times = np.array([problem.tspan[0], *problem.times])
         names = problem.states
 
         def call() -> Any:
             return ps.solve(built, algorithm, engine=engine, rtol=rtol, atol=atol, saveat=times)
 
-        return Run(call, lambda sol: np.array([sol[name].values for name in names]))
+        return Run(call, lambda sol: np.array([sol[name].values[1:] for name in names]))
 
     return prepare
 
@@ -172,7 +172,7 @@ def scipy_solve_ivp(method: str, implicit: bool, compiled: bool = False) -> Call
         rhs = numba_rhs_for_scipy(problem.name) if compiled else plain_rhs(problem)
         options = plain_jacobian(problem) if implicit else {}
         if method == "LSODA" and "jac_sparsity" in options:
-            options = {}
+            raise Unfit("no sparse Jacobians")
         u0, times = np.array(problem.u0), np.array(problem.times)
 
         def call() -> Any:
@@ -192,6 +192,8 @@ def scipy_odeint(compiled: bool = False) -> Callable[[TestProblem, float, float]
         import scipy.integrate
 
         rhs = numba_rhs_for_scipy(problem.name) if compiled else plain_rhs(problem)
+        if problem.n > 500:
+            raise Unfit("no sparse Jacobians")
         options: dict[str, Any] = {}
         jacobian = plain_jacobian(problem).get("jac") if problem.stiff else None
         if jacobian is not None:
