@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -196,17 +197,17 @@ class GraphBuilder:
 
     def substitute_all(self, nodes: Sequence[int], replacements: Mapping[int, int]) -> list[int]:
         """Rebuild several nodes with some nodes replaced; work is shared between them."""
-        done = dict(replacements)
-        for current in self.cone(nodes, stop=done):
+        done: dict[int, int] = {}
+        for current in self.cone(nodes, stop=replacements):
             args = self._args[current]
-            new = tuple(done[a] for a in args)
+            new = tuple(done[a] if a in done else replacements[a] for a in args)
             if new == args:
                 done[current] = current
             elif self._op[current] == ops.HISTORY:
                 done[current] = self.history(self._index[current], *new)
             else:
                 done[current] = self.call(self._op[current], *new)
-        return [done[node] for node in nodes]
+        return [done[node] if node in done else replacements[node] for node in nodes]
 
     def cone(self, nodes: Iterable[int], stop: Mapping[int, object] | None = None) -> list[int]:
         """All nodes the given ones depend on, operands first; not descending below ``stop``."""
@@ -235,8 +236,9 @@ class GraphBuilder:
         """Finish: keep what the outputs need, renumbered in topological order.
 
         The numbering follows from the outputs alone, so that the same model has the same hash
-        whatever else the builder held.
+        whatever else the builder held, and in whatever order it grew.
         """
+        operands = self._canonical_operands([node for nodes in outputs.values() for node in nodes])
         order: dict[int, int] = {}
         for nodes in outputs.values():
             for root in nodes:
@@ -249,7 +251,7 @@ class GraphBuilder:
                         order[node] = len(order)
                         continue
                     stack.append((node, True))
-                    stack.extend((a, False) for a in reversed(self._args[node]) if a not in order)
+                    stack.extend((a, False) for a in reversed(operands[node]) if a not in order)
         n = len(order)
         op = np.empty(n, dtype=np.uint8)
         args = np.full((n, 3), -1, dtype=np.int32)
@@ -262,10 +264,31 @@ class GraphBuilder:
             op[new] = code
             const[new] = self._const[old]
             index[new] = self._index[old]
-            for k, a in enumerate(self._args[old]):
+            for k, a in enumerate(operands[old]):
                 args[new, k] = order[a]
         named = {name: np.array([order[node] for node in nodes], dtype=np.int32) for name, nodes in outputs.items()}
         return Graph(op, args, const, index, self.n_states, self.n_params, named)
+
+    def _canonical_operands(self, roots: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """The operands of every node needed; those that commute are ordered by what they are.
+
+        While the builder grows it orders them by number, which depends on what else it holds.
+        """
+        prints: dict[int, int] = {}  # a fingerprint of each node's content
+        operands: dict[int, tuple[int, ...]] = {}
+        for node in self.cone(roots):
+            code, args = self._op[node], self._args[node]
+            if code in ops.COMMUTATIVE and prints[args[0]] > prints[args[1]]:
+                args = (args[1], args[0])
+            operands[node] = args
+            mixed = code * 0x9E3779B97F4A7C15 + self._index[node] + 1
+            if code == ops.CONST:
+                mixed ^= int.from_bytes(struct.pack("<d", self._const[node]), "little")
+            for a in args:
+                mixed = ((mixed ^ prints[a]) * 0xD6E8FEB86659FD93) & 0xFFFFFFFFFFFFFFFF
+                mixed ^= mixed >> 32
+            prints[node] = mixed
+        return operands
 
 
 # Simplifications: each returns a node, or None where there is nothing to simplify. Products with

@@ -19,13 +19,15 @@ def check_counts(reader: Reader, equations: tuple[sp.Eq, ...], sides: list[tuple
     }
     history_owner = {node: reader.unknowns[f].name for node, f in reader.histories.items()}
     highest = {u.leaves[u.order]: u.name for u in reader.unknowns.values()}
+    derivatives = {u.leaves[u.order] for u in reader.unknowns.values() if u.order > 0}
     appears: list[list[str]] = []  # the unknowns an equation can determine, the likely one first
     for i, (lhs, rhs) in enumerate(sides):
         if lhs in highest:  # fast and usual: D(x) = ...
             appears.append([highest[lhs]])
             continue
-        names = dict.fromkeys(owner[n] for n in b.cone((lhs, rhs)) if n in owner)
-        present = names or dict.fromkeys(history_owner[n] for n in b.cone((lhs, rhs)) if n in history_owner)
+        cone = b.cone((lhs, rhs))
+        names = dict.fromkeys([owner[n] for n in cone if n in derivatives] + [owner[n] for n in cone if n in owner])
+        present = names or dict.fromkeys(history_owner[n] for n in cone if n in history_owner)
         if not present:
             where = describe(equations[i], i, reader.time)
             raise ModelError(f"{where}: contains no unknown", equation=str(equations[i]))
@@ -73,28 +75,31 @@ def _matching(choices: Sequence[Sequence[str]]) -> dict[str, int]:
     match: dict[str, int] = {}
 
     def place(equation: int) -> bool:
-        # Depth-first search for an augmenting path, with an explicit stack.
+        # Depth-first search for an augmenting path, with an explicit stack; a free unknown is
+        # taken before any other is asked to move.
         visited: set[str] = set()
-        stack: list[tuple[int, Any]] = [(equation, iter(choices[equation]))]
+        stack: list[tuple[int, Any]] = []
         path: list[str] = []
-        while stack:
-            _current, candidates = stack[-1]
-            for name in candidates:
-                if name in visited:
-                    continue
-                visited.add(name)
-                path.append(name)
-                if name not in match:
-                    for (owner, _), taken in zip(stack, path, strict=True):
+        following: int | None = equation
+        while True:
+            if following is not None:
+                stack.append((following, iter(choices[following])))
+                free = next((name for name in choices[following] if name not in match), None)
+                if free is not None:
+                    for (owner, _), taken in zip(stack, [*path, free], strict=True):
                         match[taken] = owner
                     return True
-                stack.append((match[name], iter(choices[match[name]])))
-                break
-            else:
-                stack.pop()
-                if path:
-                    path.pop()
-        return False
+            name = next((n for n in stack[-1][1] if n not in visited), None)
+            if name is not None:
+                visited.add(name)
+                path.append(name)
+                following = match[name]
+                continue
+            following = None
+            stack.pop()
+            if not stack:
+                return False
+            path.pop()
 
     for equation in range(len(choices)):
         place(equation)

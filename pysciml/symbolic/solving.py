@@ -42,13 +42,15 @@ def solve_for_derivatives(reader: Reader, equations: tuple[sp.Eq, ...], sides: l
         return Solution(explicit, [])
     residuals: list[tuple[int, int]] = []
     rows: list[_Row] = []
+    seeds = {h: {h: b.one} for h in highest}
+    zeros = dict.fromkeys(highest, b.zero)
     for node, i in waiting:
         node = b.substitute(node, explicit)
-        coefficients = tangents(b, [node], {h: {h: b.one} for h in highest})[0]
+        coefficients = tangents(b, [node], seeds)[0]
         if steps_with(b, [node], highest) or not highest.isdisjoint(b.cone(coefficients.values())):  # nonlinear
             residuals.append((node, i))
         elif coefficients:
-            rest = b.substitute(node, dict.fromkeys(highest, b.zero))
+            rest = b.substitute(node, zeros)
             rows.append(_Row(coefficients, rest, i))
         else:
             residuals.append((node, i))
@@ -91,10 +93,11 @@ class _Row:
 
 def _eliminate(b: GraphBuilder, rows: list[_Row], residuals: list[tuple[int, int]]) -> dict[int, int]:
     """Gauss-Jordan elimination on the graph; rows without a pivot join the residuals."""
-    solved: list[tuple[int, _Row]] = []
+    solved: dict[int, _Row] = {}
+    holders: dict[int, list[_Row]] = {}  # derivative -> the solved rows that still hold it
     for row in rows:
-        for pivot, other in solved:
-            _subtract(b, row, pivot, other)
+        for pivot in [k for k in row.coefficients if k in solved]:
+            _subtract(b, row, pivot, solved[pivot])
         row.coefficients = {k: c for k, c in row.coefficients.items() if not _vanishes(b, c)}
         if not row.coefficients:
             residuals.append((row.rest, row.equation))
@@ -103,12 +106,15 @@ def _eliminate(b: GraphBuilder, rows: list[_Row], residuals: list[tuple[int, int
         scale = row.coefficients.pop(pivot)
         row.coefficients = {k: b.div(c, scale) for k, c in row.coefficients.items()}
         row.rest = b.div(row.rest, scale)
-        for _, other in solved:
+        holding = holders.pop(pivot, [])
+        for other in holding:
             _subtract(b, other, pivot, row)
-        solved.append((pivot, row))
+        for k in row.coefficients:
+            holders.setdefault(k, []).extend((row, *holding))
+        solved[pivot] = row
     return {
         pivot: b.neg(b.add(b.sum([b.mul(c, k) for k, c in row.coefficients.items()]), row.rest))
-        for pivot, row in solved
+        for pivot, row in solved.items()
     }
 
 

@@ -192,6 +192,25 @@ class System:
 
         save(self, path)
 
+    def to_julia(self) -> str:
+        """The model as readable Julia source, to go on with in Julia.
+
+        Returns
+        -------
+        str
+            Functions with the names of the equations, and ``problem(u0, tspan, p)``, which makes
+            the ``ODEProblem`` (``SDEProblem``, ``DDEProblem``). Save it as ``model.jl`` and
+            ``include("model.jl")``. States and parameters are in the order of `states` and
+            `parameters`.
+
+        Examples
+        --------
+        >>> Path("lotka.jl").write_text(lotka.to_julia())
+        """
+        from pysciml.symbolic.julia_source import julia_source
+
+        return julia_source(self.model)
+
     def __repr__(self) -> str:
         model = self.model
         parts = [_count("state", model.states)]
