@@ -219,6 +219,7 @@ class Watch:
         self._implicit = step_cost(prepared, IMPLICIT)
 
     def __call__(self, part: Slice, slices: Slices) -> bool:
+        """Whether to give up on the explicit method after this slice."""
         self.steps = slices.n_steps
         out, (_, u) = part.steps, slices.end
         if out.t.size < 4:

@@ -9,10 +9,12 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
-from pysciml.engines.native import auto
+from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, SolveOptions
+from pysciml.engines.native import auto, events
 from pysciml.engines.native.compile import prepare
+from pysciml.engines.native.initial import InconsistentError, consistent, structurally_singular
 from pysciml.engines.native.lower import SUPPORTED
+from pysciml.engines.native.sensitivity import forward
 from pysciml.engines.native.stepping import Task, march
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model, ops
@@ -36,20 +38,24 @@ class NativeEngine(Engine):
     kinds: ClassVar[tuple[str, ...]] = ("ode", "dae")
 
     def unavailable(self) -> str | None:
+        """Why pydiffsol cannot be used; None when it can."""
         if importlib.util.find_spec("pydiffsol") is None:
             return "pydiffsol is not installed: python -m pip install pydiffsol"
         return None
 
     def version(self) -> str:
+        """The version of pydiffsol."""
         try:
             return metadata.version("pydiffsol")
         except metadata.PackageNotFoundError:
             return ""
 
     def algorithms(self) -> dict[str, str]:
+        """The algorithms of diffsol, by their SciML names."""
         return dict(_ALGORITHMS)
 
     def check(self, model: Model, algorithm: str | None) -> None:
+        """Raise `UnsupportedError` for a kind, an operation, an index or an algorithm it lacks."""
         if model.kind not in self.kinds:
             raise UnsupportedError(
                 f"the native engine solves {' and '.join(self.kinds)}, and {model.name!r} is {model.kind}",
@@ -57,11 +63,18 @@ class NativeEngine(Engine):
                 algorithm=algorithm,
             )
         self.check_algorithm(algorithm)
-        used = model.graph.used_ops(["rhs", *(event.condition for event in model.events)])
+        used = model.graph.used_ops(["rhs"])
         missing = sorted(ops.OPS[code].name for code in used - SUPPORTED)
         if missing:
             raise UnsupportedError(
                 f"the native engine cannot evaluate {', '.join(missing)}; the jax and julia engines can",
+                engine=self.name,
+                algorithm=algorithm,
+            )
+        if not model.differential.all() and structurally_singular(model):
+            raise UnsupportedError(
+                f"the algebraic equations of {model.name!r} do not determine its algebraic states: its index is higher "
+                "than 1, and the native engine solves index 1; the julia engine reduces the index",
                 engine=self.name,
                 algorithm=algorithm,
             )
@@ -81,6 +94,13 @@ class NativeEngine(Engine):
         algorithm: str | None,
         options: SolveOptions,
     ) -> RawSolution:
+        """Compile and solve; see `pysciml.engines.native.stepping` for how calls are bounded."""
+        if options.dt is not None:
+            raise UnsupportedError(
+                "the native engine chooses its first step itself and takes no dt",
+                engine=self.name,
+                algorithm=algorithm,
+            )
         begin = time.perf_counter()
         backward = tspan[1] < tspan[0]
         prepared = prepare(model, backward=backward)
@@ -100,7 +120,24 @@ class NativeEngine(Engine):
             options.max_steps,
             options.progress,
         )
-        if algorithm is None:
+        fired: list[events.Fired] = []
+        if not model.differential.all():
+            try:
+                task.u0 = consistent(prepared, task.u0, task.p, tspan[0], options.rtol, options.atol)
+            except InconsistentError as error:
+                if error.singular:
+                    raise UnsupportedError(
+                        f"{model.name}: {error}; the native engine solves index 1, the julia engine reduces the index",
+                        engine=self.name,
+                        algorithm=algorithm,
+                    ) from error
+                return self._failed(task, sign, algorithm or auto.IMPLICIT, str(error))
+        if not np.isfinite(prepared.rhs(task.u0, task.p, tspan[0])).all():
+            message = "the right-hand side is not finite at the initial values"
+            return self._failed(task, sign, algorithm or auto.EXPLICIT, message, "Unstable")
+        if model.events:
+            result, algorithm, fired = events.solve(task, choose=algorithm is None)
+        elif algorithm is None:
             result, decision = auto.solve(task)
             algorithm = decision.name
         else:
@@ -112,6 +149,36 @@ class NativeEngine(Engine):
             result.retcode,
             result.message,
             n_steps=result.n_steps,
+            event_times=[(when.t, event) for when in fired for event in when.events],
             solve_seconds=time.perf_counter() - ready,
             compile_seconds=compiled.seconds if ready - begin > 0.5 * compiled.seconds else 0.0,
         )
+
+    def sensitivities(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        tspan: tuple[float, float],
+        algorithm: str | None,
+        options: SolveOptions,
+    ) -> Sensitivities:
+        """Derivatives by the forward sensitivity equations, solved with the states.
+
+        Raises
+        ------
+        UnsupportedError
+            For systems with algebraic equations or events.
+        """
+        if not model.differential.all() or model.events:
+            raise UnsupportedError(
+                "the native engine has sensitivities of ordinary differential equations without events only",
+                engine=self.name,
+                algorithm=algorithm,
+            )
+        return forward(self.solve, model, u0, p, tspan, algorithm, options)
+
+    def _failed(
+        self, task: Task, sign: float, algorithm: str, message: str, retcode: str = "InitialFailure"
+    ) -> RawSolution:
+        return RawSolution(np.array([sign * task.t0]), task.u0[:, None], algorithm, retcode, message)

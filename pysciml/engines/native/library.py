@@ -129,10 +129,7 @@ class Compiled:
             ode.options.min_timestep = min_step
             start = time.perf_counter()
             try:
-                if isinstance(until, np.ndarray):
-                    solution = ode.solve_dense(inputs, until)
-                else:
-                    solution = ode.solve(inputs, until)
+                solution = ode.solve_dense(inputs, until) if isinstance(until, np.ndarray) else ode.solve(inputs, until)
                 t, u = solution.ts, self._sorted(solution.ys)
             except Exception as error:
                 retcode, message = _describe(str(error))

@@ -234,8 +234,9 @@ class Slices:
         Whether a slice failed for a reason that a shorter one did not.
     """
 
-    def __init__(self, task: Task, length: float | None = None) -> None:
+    def __init__(self, task: Task, length: float | None = None, most: int = 10**9) -> None:
         self.task = task
+        self._most = most
         self.end = task.t0, task.u0
         self.n_steps = 0
         self.retcode, self.message = "Success", ""
@@ -244,7 +245,7 @@ class Slices:
 
     def __iter__(self) -> Iterator[Slice]:
         task = self.task
-        target, shortest = steps_per_call(task), task.smallest_step
+        target, shortest = min(steps_per_call(task), self._most), task.smallest_step
         while self.end[0] < task.t1:
             t, u = self.end
             end = t + self._length
