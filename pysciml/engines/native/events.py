@@ -25,7 +25,7 @@ from pysciml.graph import EventSpec
 
 #: More events than this are taken for chattering.
 MOST_EVENTS: Final = 100_000
-#: As many events in a row that follow each other within rounding error.
+#: As many events in a row that follow each other within a billionth of the time span.
 _MOST_AT_ONCE: Final = 20
 #: Points at which a step is looked at.
 _POINTS: Final = 5
@@ -76,30 +76,43 @@ class _Search:
         if fresh * side > 0:
             g_low = fresh
         width = 4e-16 * max(abs(t), abs(end), 1e-3 * (task.t1 - task.t0))
-        for k in range(80):
+        known, last = fresh * side > 0, 0  # whether g_low is a value, and which end moved last
+        for k in range(200):
             if high - low <= width:
                 break
             middle = low + 0.5 * (high - low)
-            if k % 3 and g_high != g_low:  # secant steps, with a bisection every third time
-                middle = min(max(high - g_high * (high - low) / (g_high - g_low), low), high)
-                middle += 0.5 * width if g_high != 0 else 0.0
-                if not low < middle < high:
-                    middle = low + 0.5 * (high - low)
-            if not t < middle:
+            if known and g_high != g_low and k % 4 != 3:  # Illinois, with bisections in between
+                middle = high - g_high * (high - low) / (g_high - g_low)
+                middle = min(max(middle, low + 0.25 * width), high - 0.25 * width)
+            if not low < middle < high:
                 break
             out = task.run(t, u, middle)
             if out.retcode != "Success":
-                high = middle if middle > low else high
+                high, last = middle, 0
                 continue
             trial = out.u[:, -1]
-            g = self.conditions(np.array([middle]), trial[:, None])[event, 0]
-            if g * side > 0:
-                low, g_low = middle, g
-            else:
+            g = float(self.conditions(np.array([middle]), trial[:, None])[event, 0])
+            if self._crossed(event, middle, trial, g, side):
                 high, g_high, state = middle, g, trial
-                if g == 0:
-                    break
+                g_low *= 0.5 if last == 1 else 1.0
+                last = 1
+            else:
+                low, known = middle, g * side > 0
+                g_low = g if known else side
+                g_high *= 0.5 if last == -1 else 1.0
+                last = -1
         return high, np.ascontiguousarray(state)
+
+    def _crossed(self, event: int, t: float, u: Array, g: float, side: float) -> bool:
+        """Whether a point is past the crossing, and not just leaving zero towards its side."""
+        if g * side > 0:
+            return False
+        speed = float(self.speed(t, u)[event])
+        return not (speed * side > 0 and abs(g) <= self.near(t) * abs(speed))
+
+    def near(self, t: float) -> float:
+        """Times closer than this are not told apart."""
+        return 1e-9 * (self.task.t1 - self.task.t0) + 1e-9 * abs(t)
 
     def apply(self, fired: list[int], t: float, u: Array) -> Array:
         """Set the states; later events see what earlier ones set."""
@@ -178,7 +191,7 @@ def solve(task: Task, *, choose: bool) -> tuple[March, str, list[Fired]]:
         u = search.apply(which, t, u)
         events.append(Fired(task.prepared.sign * t, which))
         _record(wanted, t, before, u, times, states)
-        at_once = at_once + 1 if t - began <= 1e-13 * (abs(t) + wanted.t1 - wanted.t0) else 0
+        at_once = at_once + 1 if t - began <= 1e-9 * (wanted.t1 - wanted.t0) else 0
         if at_once >= _MOST_AT_ONCE or len(events) >= MOST_EVENTS:
             retcode = "Failure"
             where = task.prepared.sign * t
@@ -247,7 +260,7 @@ def _sides_after(search: _Search, t: float, u: Array, which: list[int]) -> Array
     """On which side of zero the conditions are going to be."""
     g = search.conditions(np.array([t]), u[:, None])[:, 0]
     speed = search.speed(t, u)
-    near = 1e-9 * (search.task.t1 - search.task.t0) + 1e-9 * abs(t)
+    near = search.near(t)
     sides = np.sign(g)
     for event in range(len(search.events)):
         if sides[event] == 0 or (event in which and abs(g[event]) <= near * abs(speed[event])):
