@@ -71,6 +71,7 @@ def attributes(problem: Problem, raw: RawSolution, engine: str) -> dict[str, Any
         "compile_seconds": raw.compile_seconds,
         "model": problem.system.name,
         "pysciml_version": __version__,
+        **raw.extra,
     }
     if raw.event_times:
         attrs["event_times"] = np.array([time for time, _ in raw.event_times])

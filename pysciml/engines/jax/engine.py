@@ -1,0 +1,167 @@
+"""`JaxEngine`: what the front sees. JAX itself is imported by the first solve."""
+
+from __future__ import annotations
+
+from importlib import metadata, util
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, SolveOptions, registry
+from pysciml.engines.jax.algorithms import ALGORITHMS, ALIASES, Algorithm
+from pysciml.errors import UnsupportedError
+from pysciml.graph import Model, ops
+
+if TYPE_CHECKING:
+    from pysciml.engines.batch import Batch, BatchOptions, BatchReport
+
+_NEEDED: Final = ("jax", "diffrax", "equinox")
+_NO_OPS: Final = frozenset({ops.BESSELJ, ops.BESSELY, ops.BESSELI, ops.BESSELK, ops.HISTORY})
+
+
+class JaxEngine(Engine):
+    """Ordinary and stochastic differential equations with diffrax, compiled by XLA.
+
+    Arithmetic is in double precision inside the engine, whatever the process has set. Compiled
+    models are kept in the process (by the model's hash, the algorithm and the shape of the output)
+    and, through JAX's compilation cache, in the user's cache folder.
+    """
+
+    name: ClassVar[str] = "jax"
+    kinds: ClassVar[tuple[str, ...]] = ("ode", "sde")
+
+    def unavailable(self) -> str | None:
+        """See `Engine.unavailable`."""
+        missing = [name for name in _NEEDED if util.find_spec(name) is None]
+        if not missing:
+            return None
+        return f'the jax engine needs {", ".join(missing)}: run `pip install "pysciml[jax]"`'
+
+    def version(self) -> str:
+        """See `Engine.version`."""
+        try:
+            return f"diffrax {metadata.version('diffrax')}, jax {metadata.version('jax')}"
+        except metadata.PackageNotFoundError:
+            return ""
+
+    def algorithms(self) -> dict[str, str]:
+        """See `Engine.algorithms`."""
+        listed = {name: algorithm.about for name, algorithm in ALGORITHMS.items()}
+        return listed | {alias: f"another name of {name}" for alias, name in ALIASES.items()}
+
+    def check(self, model: Model, algorithm: str | None) -> None:
+        """See `Engine.check`."""
+        if model.kind not in self.kinds:
+            others = [e.name for e in registry().values() if model.kind in e.kinds]
+            who = f"engine={' or engine='.join(map(repr, others))} does" if others else "no registered engine does"
+            what = {"dae": "differential-algebraic", "dde": "delay differential"}[model.kind]
+            raise UnsupportedError(
+                f"the jax engine does not solve {what} equations ({model.kind}); {who}",
+                engine=self.name,
+                algorithm=algorithm,
+            )
+        self.check_algorithm(algorithm)
+        lacking = sorted(ops.OPS[code].name for code in model.graph.used_ops() & _NO_OPS)
+        if lacking:
+            raise UnsupportedError(
+                f"the jax engine cannot evaluate {', '.join(lacking)} (in the equations of {model.name!r})",
+                engine=self.name,
+                algorithm=algorithm,
+            )
+        if model.kind == "sde" and model.events:
+            raise UnsupportedError(
+                "the jax engine has no events in stochastic equations", engine=self.name, algorithm=algorithm
+            )
+        if algorithm is not None:
+            self._check_fit(model, algorithm)
+
+    def _check_fit(self, model: Model, name: str) -> None:
+        """Raise for a method that is not for this kind of equation or noise."""
+        algorithm = ALGORITHMS[ALIASES.get(name, name)]
+        if algorithm.kind != model.kind:
+            fitting = ", ".join(n for n, a in ALGORITHMS.items() if a.kind == model.kind)
+            raise UnsupportedError(
+                f"{name} is a method for {_KINDS[algorithm.kind]}, and {model.name!r} is "
+                f"{_KINDS[model.kind]} ({model.kind}): the jax engine has {fitting} for those",
+                engine=self.name,
+                algorithm=name,
+            )
+        if algorithm.noise == "additive" and model.noise_type != "additive":
+            raise UnsupportedError(
+                f"{name} needs additive noise, and the noise of {model.name!r} is {model.noise_type} and depends on "
+                "the state; EM, EulerHeun, GeneralShARK and SPaRK take any noise",
+                engine=self.name,
+                algorithm=name,
+            )
+        if algorithm.noise == "commutative" and not commutes(model):
+            raise UnsupportedError(
+                f"{name} needs commutative noise, and the noise of {model.name!r} does not commute; "
+                "EM, EulerHeun, GeneralShARK and SPaRK take any noise",
+                engine=self.name,
+                algorithm=name,
+            )
+
+    def solve(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        tspan: tuple[float, float],
+        algorithm: str | None,
+        options: SolveOptions,
+    ) -> RawSolution:
+        """See `Engine.solve`."""
+        from pysciml.engines.jax.single import solve
+
+        return solve(model, u0, p, tspan, choose(model, algorithm), options)
+
+    def solve_many(self, model: Model, algorithm: str | None, batch: Batch, options: BatchOptions) -> BatchReport:
+        """See `pysciml.engines.batch.BatchEngine`."""
+        from pysciml.engines.jax.many import solve_many
+
+        return solve_many(model, choose(model, algorithm), batch, options)
+
+    def sensitivities(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        tspan: tuple[float, float],
+        algorithm: str | None,
+        options: SolveOptions,
+    ) -> Sensitivities:
+        """See `Engine.sensitivities`."""
+        from pysciml.engines.jax.sensitivity import sensitivities
+
+        return sensitivities(model, u0, p, tspan, choose(model, algorithm), options)
+
+
+_KINDS: Final = {"ode": "an ordinary differential equation", "sde": "a stochastic differential equation"}
+
+
+def commutes(model: Model) -> bool:
+    """Whether the noise of a model commutes."""
+    from pysciml.engines.jax.noise import is_commutative
+
+    found = _COMMUTES.get(model.hash)
+    if found is None:
+        found = _COMMUTES[model.hash] = is_commutative(model)
+    return found
+
+
+_COMMUTES: Final[dict[str, bool]] = {}
+
+
+def choose(model: Model, name: str | None) -> str:
+    """The SciML name of the algorithm to use; the default is never stiff.
+
+    ``"Tsit5"`` for ordinary equations; ``"SRA1"`` for additive noise, ``"EM"`` for any other.
+    """
+    if name is not None:
+        return ALIASES.get(name, name)
+    if model.kind == "ode":
+        return "Tsit5"
+    return "SRA1" if model.noise_type == "additive" else "EM"
+
+
+def describe(name: str) -> Algorithm:
+    """The row of an algorithm."""
+    return ALGORITHMS[name]

@@ -1,0 +1,196 @@
+"""The integration loop: steps, step sizes, output, events; for one trajectory or a batch of them.
+
+One ``lax.while_loop`` whose condition is "any trajectory still runs": under ``vmap`` it stays one
+unbatched loop, in which finished trajectories stand still. Output goes into buffers that are
+written where they change, never copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pysciml.engines.jax.events import apply_events
+from pysciml.engines.jax.state import (
+    DT_TOO_SMALL,
+    MAX_ITERS,
+    RUNNING,
+    UNSTABLE,
+    Arguments,
+    Carry,
+    Plan,
+    any_of,
+    put,
+)
+from pysciml.engines.jax.steppers import Stepper
+
+_EPS: Final = float(np.finfo(np.float64).eps)
+_BUFFERS: Final = frozenset({"ts", "ys", "event_ts", "event_which"})
+
+
+def start(plan: Plan, y0: Any, args: Arguments) -> Carry:
+    """The state before the first step."""
+    stepper = plan.stepper(args)
+    t = args.start
+    code = jnp.asarray(RUNNING)
+    control: Any = None
+    if plan.adaptive:
+        dt0 = args.dt if plan.given_dt else None
+        term = diffrax.ODETerm(plan.rhs)  # pyright: ignore[reportArgumentType]
+        t_first, control = _controller(args).init(
+            term, t, args.end, y0, dt0, args.p, lambda terms, t, y, p: terms.vf(t, y, p), stepper.error_order
+        )
+        control = jax.tree.map(jnp.asarray, control)
+        h = t_first - t
+        # diffrax's guess is 0 or infinite where the right-hand side or its change is zero or not finite.
+        slope = plan.rhs(t, y0, args.p)
+        code = jnp.where(jnp.isfinite(slope).all(), code, UNSTABLE)
+        h = jnp.where(jnp.isfinite(h) & (h > 0), h, 1e-6 * (args.end - t))
+    else:
+        h = args.dt
+    t_next = _target(plan, stepper, args, t, h, 0)
+    n = y0.shape[0]
+    rows = {"steps": plan.buffer, "end": 0, "times": args.times.shape[0]}[plan.save]
+    n_events = len(plan.events)
+    return Carry(
+        t=jnp.asarray(t),
+        t_next=t_next,
+        h=jnp.asarray(h),
+        y=y0,
+        stepper=stepper.init(t, t_next, y0, args.p),
+        control=control,
+        jumped=jnp.asarray(False) if n_events else None,
+        code=code,
+        n_steps=jnp.asarray(0),
+        n_rejected=jnp.asarray(0),
+        saved=jnp.asarray(0),
+        ts=jnp.zeros(rows if plan.save == "steps" else 0, dtype=y0.dtype),
+        ys=jnp.full((rows, n), jnp.nan, dtype=y0.dtype),
+        fired=jnp.ones(n_events, dtype=bool),
+        n_events=jnp.asarray(0),
+        event_ts=jnp.zeros(plan.buffer if n_events else 0, dtype=y0.dtype),
+        event_which=jnp.zeros(plan.buffer if n_events else 0, dtype=jnp.int32),
+    )
+
+
+def advance(plan: Plan, carry: Carry, args: Arguments) -> Carry:
+    """Integrate until the end, a failure, a full buffer, or ``args.stop_at`` steps."""
+    stepper = plan.stepper(args)
+    empty = jnp.asarray(0)
+    carry = carry._replace(saved=empty if plan.save == "steps" else carry.saved, n_events=empty)
+
+    def running(c: Carry) -> Any:
+        go = (c.code == RUNNING) & (c.t < args.end) & (c.n_steps < args.stop_at)
+        if plan.save == "steps":
+            go = go & (c.saved < plan.buffer - 1)
+        if plan.events and plan.buffer:
+            go = go & (c.n_events <= plan.buffer - len(plan.events))
+        return go
+
+    def body(c: Carry) -> Carry:
+        if not plan.uneven:
+            return _step(plan, stepper, c, args, True)
+        active = running(c)
+        new = _step(plan, stepper, c, args, active)
+        return Carry(
+            **{
+                name: value
+                if name in _BUFFERS
+                else jax.tree.map(lambda a, b: jnp.where(active, a, b), value, getattr(c, name))
+                for name, value in new._asdict().items()
+            }
+        )
+
+    return jax.lax.while_loop(lambda c: any_of(running(c)), body, carry)
+
+
+def _controller(args: Arguments) -> diffrax.PIDController:
+    return diffrax.PIDController(rtol=args.rtol, atol=args.atol)
+
+
+def _target(plan: Plan, stepper: Stepper, args: Arguments, t: Any, h: Any, saved: Any) -> Any:
+    """Where a step of length ``h`` ends: at the end of the span, or on an output time to land on."""
+    if not plan.adaptive:  # the grid of start + k dt, whatever happened in between
+        k = jnp.floor((t - args.start) / args.dt + 1e-6) + 1
+        t_next = args.start + k * args.dt
+        return jnp.where(t_next > args.end - 1e-6 * args.dt, args.end, t_next)
+    last = args.end
+    if plan.save == "times" and stepper.land:
+        upcoming = args.times[jnp.minimum(saved, args.times.shape[0] - 1)]
+        upcoming = jnp.where(saved < args.times.shape[0], upcoming, jnp.inf)
+        last = jnp.minimum(last, jnp.where(upcoming > t, upcoming, jnp.inf))
+    # A step that would leave a sliver is stretched.
+    return jnp.where(t + 1.000001 * h >= last, last, t + h)
+
+
+def _step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) -> Carry:
+    """One step, accepted or rejected."""
+    jumped = False if c.jumped is None else c.jumped
+    done = stepper.step(c.t, c.t_next, c.y, args.p, c.stepper, jumped)
+    if plan.adaptive:
+        finite = jnp.isfinite(done.y).all()
+        error = jnp.where(jnp.isfinite(done.error) & finite, done.error, jnp.inf)
+        trial = jnp.where(finite, done.y, c.y)
+        keep, t, t_end, _, control, _ = _controller(args).adapt_step_size(
+            c.t, c.t_next, c.y, trial, args.p, error, stepper.error_order, c.control
+        )
+        control = jax.tree.map(lambda a, b: jnp.asarray(a, dtype=b.dtype), control, c.control)
+        t = jnp.where(keep, c.t_next, c.t)
+        h = t_end - jnp.where(keep, c.t_next, c.t)
+        # A step cut short to land on an output time says nothing about the next one.
+        h = jnp.where(keep & (c.t_next - c.t < c.h), jnp.maximum(h, c.h), h)
+        smallest = jnp.maximum(4 * _EPS * jnp.abs(t), 1e-22 * (args.end - args.start))
+        code = jnp.where(jnp.logical_not(keep) & ~(h > smallest), DT_TOO_SMALL, c.code)
+        y = jnp.where(keep, done.y, c.y)
+        state = jax.tree.map(lambda a, b: jnp.where(keep, a, b), done.state, c.stepper)
+    else:
+        keep, t, h, control, code, y, state = True, c.t_next, c.h, c.control, c.code, done.y, done.state
+    c2 = c._replace(
+        t=t,
+        h=h,
+        y=y,
+        stepper=state,
+        control=control,
+        code=code,
+        n_steps=c.n_steps + 1,
+        n_rejected=c.n_rejected + jnp.where(keep, 0, 1),
+    )
+    inside = stepper.interpolate(c.t, c.t_next, done.dense)
+    if plan.events:
+        c2, reached = apply_events(plan, c, c2, args, inside, keep, active)
+    else:
+        reached = t
+    write = jnp.asarray(active) & keep
+    if plan.save == "times":
+        c2 = _save_times(c2, args, inside, reached, write)
+    elif plan.save == "steps":
+        c2 = c2._replace(
+            ts=put(c2.ts, c2.saved, c2.t, write), ys=put(c2.ys, c2.saved, c2.y, write), saved=c2.saved + write
+        )
+    out_of_steps = (c2.code == RUNNING) & (c2.n_steps >= args.max_steps) & (c2.t < args.end)
+    code = jnp.where(out_of_steps, MAX_ITERS, c2.code)
+    return c2._replace(code=code, t_next=_target(plan, stepper, args, c2.t, c2.h, c2.saved))
+
+
+def _save_times(c: Carry, args: Arguments, inside: Callable[[Any], Any], reached: Any, write: Any) -> Carry:
+    """Evaluate the solution at the output times the step has passed."""
+    count = args.times.shape[0]
+
+    def pending(pair: tuple[Any, Any]) -> Any:
+        saved = pair[0]
+        due = args.times[jnp.minimum(saved, count - 1)]
+        return write & (saved < count) & (due <= reached)
+
+    def body(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+        saved, ys = pair
+        due = pending(pair)
+        time = args.times[jnp.minimum(saved, count - 1)]
+        return saved + due, put(ys, saved, inside(time), due)
+
+    saved, ys = jax.lax.while_loop(lambda pair: any_of(pending(pair)), body, (c.saved, c.ys))
+    return c._replace(saved=saved, ys=ys)

@@ -1,0 +1,231 @@
+"""One trajectory: run the compiled loop in slices, collect what it saves."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from pysciml.engines.base import Array, RawSolution, SolveOptions
+from pysciml.engines.jax.algorithms import ALGORITHMS
+from pysciml.engines.jax.compiling import compiled, double_precision
+from pysciml.engines.jax.loop import advance, start
+from pysciml.engines.jax.program import Setting, key_of, make_plan, pad_times, setting
+from pysciml.engines.jax.state import RETCODES, RUNNING, UNSTABLE, Arguments, Plan
+from pysciml.graph import Model
+
+#: Steps between two looks at the keyboard.
+_SLICE: Final = 50_000
+_MESSAGES: Final = {
+    "MaxIters": "max_steps={max_steps} steps were not enough{hint}",
+    "DtLessThanMin": "the step size became too small: the solution may blow up or not be smooth there",
+    "Unstable": "the solution or its derivative is not finite",
+    "Interrupted": "interrupted by the user",
+}
+_HINT: Final = " (for a stiff problem choose Kvaerno5, KenCarp4 or the native engine)"
+
+
+def solve(
+    model: Model, u0: Array, p: Array, tspan: tuple[float, float], algorithm: str, options: SolveOptions
+) -> RawSolution:
+    """Solve; see `pysciml.engines.base.Engine.solve`."""
+    save = "steps" if options.saveat is None else "times"
+    rows = max(256, min(4096, 2**22 // (8 * len(u0)))) if save == "steps" else 0
+    buffer = rows or (256 if model.events else 0)
+    how = setting(model, algorithm, tspan, options.dt, save, batched=False, buffer=buffer)
+    key, seed = key_of(options.seed) if model.kind == "sde" else (np.zeros(2, dtype=np.uint32), 0)
+    run = Run(model, u0, p, tspan, how, options, key)
+    run.to_the_end()
+    solution = run.solution()
+    if model.kind == "sde":
+        solution.extra = {"seed": seed, "calculus": calculus(model, algorithm)}
+    return solution
+
+
+def calculus(model: Model, algorithm: str) -> str:
+    """How an Itô equation was treated, in words."""
+    if ALGORITHMS[algorithm].calculus == "ito":
+        return "Ito"
+    if model.noise_type == "additive":
+        return "Ito, which is Stratonovich here: the noise is additive"
+    return "Ito, solved as the equivalent Stratonovich equation (drift corrected)"
+
+
+class Run:
+    """The host's side of one solve.
+
+    Parameters
+    ----------
+    plan : callable, optional
+        Makes the loop's plan; by default the model's own.
+    variant : str
+        Names such a plan, for the cache of compiled functions.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        tspan: tuple[float, float],
+        how: Setting,
+        options: SolveOptions,
+        key: Any,
+        plan: Callable[[], Plan] | None = None,
+        variant: str = "",
+    ) -> None:
+        self._model, self._how, self._options = model, how, options
+        self._make_plan = plan if plan is not None else lambda: make_plan(model, how)
+        self._variant = variant
+        self._u0 = np.ascontiguousarray(u0, dtype=np.float64)
+        self._sign = 1.0 if how.forward else -1.0
+        self._tspan = tspan
+        times = np.zeros(0) if options.saveat is None else self._sign * options.saveat
+        begin = self._sign * tspan[0]
+        self._with_start = options.saveat is None or (times.size > 0 and times[0] == begin)
+        self._times = times[1:] if options.saveat is not None and self._with_start else times
+        scalar = np.float64
+        self._args = Arguments(
+            p=np.ascontiguousarray(p, dtype=np.float64),
+            start=scalar(begin),
+            end=scalar(self._sign * tspan[1]),
+            times=pad_times(self._times) if how.save == "times" else np.zeros(0),
+            rtol=scalar(options.rtol),
+            atol=scalar(options.atol),
+            dt=scalar(options.dt if options.dt is not None else 0.0),
+            max_steps=np.int64(options.max_steps),
+            stop_at=np.int64(_SLICE),
+            key=key,
+            index=np.uint32(0),
+        )
+        self._chunks: list[tuple[Array, Array]] = []
+        self._event_times: list[tuple[float, int]] = []
+        self._carry: Any = None
+        self._retcode = ""
+        self.compile_seconds = 0.0
+        self.solve_seconds = 0.0
+
+    def _make(self, function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
+        def make() -> Callable[..., Any]:
+            plan = self._make_plan()
+            if function is start:
+                return lambda y, args: advance(plan, start(plan, y, args), args)
+            return lambda carry, args: advance(plan, carry, args)
+
+        return make
+
+    def to_the_end(self) -> None:
+        """Run slice after slice."""
+        shapes = (self._model.hash, self._variant, self._how, len(self._args.times), len(self._u0), len(self._args.p))
+        first, self.compile_seconds = compiled((*shapes, "start"), self._make(start), self._u0, self._args)
+        begin = time.perf_counter()
+        try:
+            with double_precision():
+                self._carry = first(self._u0, self._args)
+                while self._collect():
+                    self._progress()
+                    self._args = self._args._replace(stop_at=np.int64(int(self._carry.n_steps) + _SLICE))
+                    more, seconds = compiled((*shapes, "more"), self._make(advance), self._carry, self._args)
+                    self.compile_seconds += seconds
+                    begin += seconds
+                    self._carry = more(self._carry, self._args)
+        except KeyboardInterrupt:
+            self._retcode = "Interrupted"
+        self.solve_seconds = time.perf_counter() - begin
+
+    def _collect(self) -> bool:
+        """Empty the buffers; whether there is more to do."""
+        carry = self._carry
+        code, t = int(carry.code), float(carry.t)
+        saved = int(carry.saved)
+        if self._how.save == "steps":
+            self._chunks.append((np.asarray(carry.ts)[:saved], np.asarray(carry.ys)[:saved]))
+        if self._model.events:
+            count = int(carry.n_events)
+            pairs = zip(np.asarray(carry.event_ts)[:count], np.asarray(carry.event_which)[:count], strict=True)
+            self._event_times.extend((self._sign * float(when), int(which)) for when, which in pairs)
+        return code == RUNNING and t < float(self._args.end)
+
+    def _progress(self) -> None:
+        if self._options.progress:
+            done = (float(self._carry.t) - self._args.start) / (self._args.end - self._args.start)
+            sys.stderr.write(f"\r{self._model.name}: {100 * done:.1f} %, {int(self._carry.n_steps)} steps")
+            sys.stderr.flush()
+
+    def solution(self) -> RawSolution:
+        """What there is, with its return code."""
+        carry = self._carry
+        if carry is None:  # interrupted in the first slice
+            return self._raw(np.array([self._tspan[0]]), self._u0[:, None], "Interrupted", 0, 0)
+        if self._options.progress:
+            sys.stderr.write("\n")
+        t_end, y_end = float(carry.t), np.asarray(carry.y)
+        if self._how.save == "steps":
+            ts = np.concatenate([chunk[0] for chunk in self._chunks])
+            ys = np.concatenate([chunk[1] for chunk in self._chunks])
+        else:
+            saved = int(carry.saved)
+            ts, ys = self._times[:saved], np.asarray(carry.ys)[:saved]
+        retcode = self._retcode or RETCODES[int(carry.code)]
+        n_steps = int(carry.n_steps)
+        if not ALGORITHMS[self._how.algorithm].adaptive or not self._how.adaptive:
+            bad = ~np.isfinite(ys).all(axis=1)
+            if bad.any():
+                first = int(np.argmax(bad))
+                ts, ys = ts[:first], ys[:first]
+                retcode = RETCODES[UNSTABLE]
+            elif not np.isfinite(y_end).all():
+                retcode = RETCODES[UNSTABLE]
+        if retcode == "Terminated" and (ts.size == 0 or ts[-1] < t_end):  # the event itself is the last row
+            ts, ys = np.append(ts, t_end), np.concatenate([ys, y_end[None]])
+        if self._with_start:
+            ts = np.concatenate([[float(self._args.start)], ts])
+            ys = np.concatenate([self._u0[None], ys])
+        return self._raw(self._sign * ts, np.ascontiguousarray(ys.T), retcode, n_steps, int(carry.n_rejected))
+
+    def _raw(self, t: Array, u: Array, retcode: str, n_steps: int, n_rejected: int) -> RawSolution:
+        message = _MESSAGES.get(retcode, "").format(
+            max_steps=self._options.max_steps,
+            hint=_HINT if self._model.kind == "ode" and ALGORITHMS[self._how.algorithm].family == "explicit" else "",
+        )
+        return RawSolution(
+            t=t,
+            u=u,
+            algorithm=self._how.algorithm,
+            retcode=retcode,
+            message=message,
+            n_steps=n_steps - n_rejected,
+            n_rejected=n_rejected,
+            n_rhs=evaluations(self._how, n_steps, bool(self._model.events)),
+            solve_seconds=self.solve_seconds,
+            compile_seconds=self.compile_seconds,
+            event_times=self._event_times,
+        )
+
+
+#: Evaluations of the right-hand side in every step and before the first one (of which two choose
+#: its size).
+_EVALUATIONS: Final = {
+    "Tsit5": (6, 4),
+    "DP5": (6, 4),
+    "Dopri8": (13, 4),
+    "BS3": (3, 4),
+    "Heun": (2, 3),
+    "Midpoint": (2, 3),
+    "Ralston": (2, 3),
+    "Euler": (1, 0),
+    "EM": (1, 0),
+    "Milstein": (1, 0),
+    "EulerHeun": (2, 0),
+}
+
+
+def evaluations(how: Setting, n_steps: int, events: bool) -> int:
+    """How often the right-hand side was evaluated; -1 where the library does not say."""
+    if how.algorithm not in _EVALUATIONS or events:
+        return -1
+    each, before = _EVALUATIONS[how.algorithm]
+    return each * n_steps + before - (2 if how.adaptive and how.given_dt else 0)
