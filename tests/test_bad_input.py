@@ -334,7 +334,10 @@ MODELS = {
         lambda: system(Eq(D(x), y), Eq(y, x), events=[Event(x - 1, {y: 1})]),
         ["event 1", "sets y", "algebraic"],
     ),
-    "an event with an unknown parameter": (lambda: on_event(x - k, {x: 1}), ["event 1 (-k + x)", "undefined symbol k"]),
+    "an event with an unknown parameter": (
+        lambda: system(Eq(D(x), -a * x), parameters=[a], events=[Event(x - k, {x: 1})]),
+        ["event 1 (-k + x)", "undefined symbol k"],
+    ),
     "an event with an unknown variable": (lambda: on_event(y - 1, {x: 1}), ["event 1 (y - 1)", "y(t)"]),
     "an event with a higher derivative": (lambda: on_event(D(x, 3), {x: 1}), ["event 1", "D(x, 3)"]),
     "an event in the past": (lambda: on_event(x.subs(t, t - 1), {x: 1}), ["event 1", "x(t - 1)"]),

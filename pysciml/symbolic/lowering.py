@@ -31,6 +31,7 @@ from pysciml.symbolic.reading import (
     find_time,
     name_of,
     read_equations,
+    read_event_parameters,
     read_observed,
 )
 from pysciml.symbolic.solving import Solution, solve_for_derivatives
@@ -81,6 +82,7 @@ def lower(
         read_observed(reader, symbol, observed[symbol])
     sides = read_equations(reader, equations)
     check_observed(reader, sides)
+    read_event_parameters(reader, events)
     reader.closed = True
     reader.declared = True
     for unknown in reader.unknowns.values():  # every lower derivative exists, named or not

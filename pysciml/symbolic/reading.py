@@ -13,6 +13,7 @@ from sympy.logic.boolalg import BooleanAtom
 from pysciml.errors import ModelError
 from pysciml.graph import GraphBuilder
 from pysciml.symbolic import printing
+from pysciml.symbolic.events import Event
 from pysciml.symbolic.to_graph import Converter
 from pysciml.symbolic.variables import BrownianMotion, attributes
 from pysciml.symbolic.variables import equation as make_equation
@@ -252,7 +253,7 @@ class Reader:
 def dependence_order(time: sp.Symbol, observed: Mapping[Any, sp.Expr]) -> list[Any]:
     """Observed quantities in an order in which each only uses earlier ones."""
     known = observed.keys() - {time}
-    uses = {symbol: _symbols_in(expression) & known for symbol, expression in observed.items()}
+    uses = {symbol: [s for s in symbols_in(expression) if s in known] for symbol, expression in observed.items()}
     done: dict[Any, None] = {}
     for root in observed:
         path: dict[Any, Any] = {root: iter(uses[root])}
@@ -272,16 +273,16 @@ def dependence_order(time: sp.Symbol, observed: Mapping[Any, sp.Expr]) -> list[A
     return list(done)
 
 
-def _symbols_in(expression: Any) -> set[Any]:
-    """Symbols and functions of an expression; shared parts are visited once."""
-    seen: set[Any] = set()
+def symbols_in(expression: Any) -> list[Any]:
+    """Symbols and functions of an expression, in the order met; shared parts are visited once."""
+    seen: dict[Any, None] = {}
     stack = [expression]
     while stack:
         expr = stack.pop()
         if expr not in seen:
-            seen.add(expr)
-            stack.extend(expr.args)
-    return {expr for expr in seen if isinstance(expr, (sp.Symbol, AppliedUndef))}
+            seen[expr] = None
+            stack.extend(reversed(expr.args))
+    return [expr for expr in seen if isinstance(expr, (sp.Symbol, AppliedUndef))]
 
 
 def read_observed(reader: Reader, symbol: Any, expression: sp.Expr) -> None:
@@ -297,6 +298,19 @@ def read_observed(reader: Reader, symbol: Any, expression: sp.Expr) -> None:
     except ModelError as error:
         raise ModelError(f"observed quantity {name}: {error}", symbol=error.symbol) from error
     reader.observed[symbol] = node
+
+
+def read_event_parameters(reader: Reader, events: Sequence[Event]) -> None:
+    """Parameters that only events know, such as a dose, are parameters too where none are declared."""
+    for number, event in enumerate(() if reader.declared else events):
+        for expression in (event.condition, *event.affect.values()):
+            for symbol in symbols_in(expression):
+                known = symbol == reader.time or symbol in reader.observed or isinstance(symbol, BrownianMotion)
+                if isinstance(symbol, sp.Symbol) and not known:
+                    try:
+                        reader.convert(symbol)
+                    except ModelError as error:
+                        raise ModelError(f"event {number + 1}: {error}", symbol=error.symbol) from error
 
 
 def check_observed(reader: Reader, sides: list[tuple[int, int]]) -> None:

@@ -164,12 +164,12 @@ def D(expression: Any, order: int = 1) -> sp.Expr:
     ModelError
         If the order is not a positive integer.
     """
-    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
+    if isinstance(order, bool) or not isinstance(order, (int, np.integer, sp.Integer)) or order < 1:
         raise ModelError(f"D({expression}, {order!r}): the order must be a positive integer")
     if not isinstance(expression, sp.Expr) or getattr(expression, "is_Matrix", False):
         # Text above all: SymPy would evaluate it.
         raise ModelError(f"D({expression!r}): not an expression that can be differentiated")
-    return sp.Derivative(expression, (t, order))
+    return sp.Derivative(expression, (t, int(order)))
 
 
 def Eq(lhs: Any, rhs: Any) -> sp.Eq:
