@@ -22,8 +22,8 @@ from pysciml.graph import Model, ops
 _ALGORITHMS: Final = {
     "Tsit5": "explicit Runge-Kutta, order 5(4), for non-stiff problems (Tsitouras 2011)",
     "QNDF": "implicit multistep NDF, order 1 to 5, for stiff problems (Shampine & Reichelt 1997)",
-    "TRBDF2": "implicit one-step, order 2, for stiff problems at loose tolerances (Bank et al. 1985)",
-    "ESDIRK34": "implicit Runge-Kutta, order 4(3), for stiff problems (Kvaerno 2004)",
+    "TRBDF2": "implicit Runge-Kutta, order 2, for stiff problems at loose tolerances (Hosea & Shampine 1996)",
+    "ESDIRK34": "implicit Runge-Kutta, order 3(4), for stiff problems (Jørgensen, Kristensen & Thomsen 2018)",
 }
 
 
