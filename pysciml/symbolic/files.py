@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -16,6 +15,7 @@ import numpy as np
 import sympy as sp
 
 from pysciml.errors import ModelError
+from pysciml.files import writing
 from pysciml.graph import EventSpec, Graph, Model
 from pysciml.symbolic.events import Event
 from pysciml.symbolic.from_graph import to_sympy
@@ -26,19 +26,6 @@ from pysciml.symbolic.variables import BrownianMotion, equation, parameters, var
 
 _FORMAT: Final = "pysciml-model"
 _VERSION: Final = 1
-
-
-def write_text(path: str | Path, content: str) -> None:
-    """Write a text file atomically: the old file or the new one, never half of one."""
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save(system: System, path: str | Path) -> None:
@@ -74,7 +61,8 @@ def save(system: System, path: str | Path) -> None:
         },
         "hash": model.hash,
     }
-    write_text(path, json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def load(path: str | Path) -> System:

@@ -237,10 +237,8 @@ def _unpack(names: Sequence[str], source: str, wanted: Iterable[int]) -> list[st
     chosen = list(wanted)
     if not chosen:
         return []
-    if chosen == list(range(len(names))):
-        return textwrap.wrap(
-            f"{', '.join(names)}{',' if len(names) == 1 else ''} = {source}", 96, subsequent_indent="    "
-        )
+    if len(names) > 1 and chosen == list(range(len(names))):
+        return textwrap.wrap(f"{', '.join(names)} = {source}", 96, subsequent_indent="    ")
     return [f"{names[i]} = {source}[{i + 1}]" for i in chosen]
 
 
