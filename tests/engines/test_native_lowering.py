@@ -33,13 +33,13 @@ DOMAINS = {
 def compile_rhs(graph: Graph, *, vectors: bool) -> Compiled:
     written = emit(lower(graph, ["rhs"]), np.ones(graph.n_states, dtype=bool), vectors=vectors)
     ode = pydiffsol.Ode(written.text, matrix_type=pydiffsol.faer_sparse, linear_solver=pydiffsol.lu)
-    return Compiled(ode, graph.n_states, graph.n_params, 0.0, written.order)
+    return Compiled(ode, graph.n_states, graph.n_params + 1, 0.0, written.order)
 
 
 def evaluate(compiled: Compiled, u: np.ndarray, p: np.ndarray, t: float) -> np.ndarray:
     order = np.arange(u.size) if compiled.order is None else compiled.order
     values = np.empty_like(u)
-    values[order] = compiled.ode.rhs(np.concatenate([p, u[order]]), t, u[order])
+    values[order] = compiled.ode.rhs(np.concatenate([p, [0.0], u[order]]), t, u[order])
     return values
 
 
@@ -128,7 +128,7 @@ def test_a_branch_not_taken_cannot_poison_the_result() -> None:
         u = np.array([x, 0.0, 0.0, 0.0])
         found = evaluate(compiled, u, np.zeros(0), 0.0)
         np.testing.assert_allclose(found, graph.evaluate("rhs", u, [], 0.0), rtol=1e-12, atol=1e-14)
-        slope = compiled.ode.rhs_jac_mul(u, 0.0, u, np.array([1.0, 0.0, 0.0, 0.0]))
+        slope = compiled.ode.rhs_jac_mul(np.append(0.0, u), 0.0, u, np.array([1.0, 0.0, 0.0, 0.0]))
         assert np.isfinite(slope).all()
 
 

@@ -139,7 +139,7 @@ def _decide(task: Task, *, calibrate: bool) -> Decision | tuple[March, Decision]
     plain = replace(task, saveat=np.array([task.t1]), count=False)
     watch = Watch(task)
     method, switch = IMPLICIT, None
-    nothing = Plan(np.concatenate([task.p, task.u0]), task.t0, task.t1, (task.t1,), 0)
+    nothing = Plan(np.concatenate([task.p, task.u0, [task.origin]]), task.t0, task.t1, (task.t1,), 0)
     if task.prepared.model.differential.all():
         found = march(_with(plain, EXPLICIT, SHARE[EXPLICIT]), watch)
         if found.retcode == "Success":
@@ -235,7 +235,7 @@ class Watch:
         """The rate of the fastest mode, 0 if it oscillates more than it decays."""
         prepared = self._task.prepared
         n = u.size
-        values, rows, cols = prepared.jacobian(u, self._task.p, prepared.sign * t)
+        values, rows, cols = prepared.jacobian(u, self._task.p, float(self._task.model_time(t)))
         values = values * prepared.sign
         if not np.isfinite(values).all():
             return 0.0

@@ -15,7 +15,7 @@ from pysciml.engines.native.compile import prepare
 from pysciml.engines.native.initial import InconsistentError, consistent, structurally_singular
 from pysciml.engines.native.lower import SUPPORTED
 from pysciml.engines.native.sensitivity import forward
-from pysciml.engines.native.stepping import Task, march
+from pysciml.engines.native.stepping import March, Task, march
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model, ops
 
@@ -110,13 +110,14 @@ class NativeEngine(Engine):
         task = Task(
             prepared,
             algorithm or auto.IMPLICIT,
-            sign * tspan[0],
-            sign * tspan[1],
+            0.0,
+            abs(tspan[1] - tspan[0]),
             np.ascontiguousarray(u0, dtype=np.float64),
             np.ascontiguousarray(p, dtype=np.float64),
+            float(tspan[0]),
             options.rtol,
             options.atol,
-            None if options.saveat is None else sign * options.saveat,
+            None if options.saveat is None else sign * (options.saveat - tspan[0]),
             options.max_steps,
             options.progress,
         )
@@ -131,10 +132,10 @@ class NativeEngine(Engine):
                         engine=self.name,
                         algorithm=algorithm,
                     ) from error
-                return self._failed(task, sign, algorithm or auto.IMPLICIT, str(error))
+                return self._failed(task, algorithm or auto.IMPLICIT, str(error))
         if not np.isfinite(prepared.rhs(task.u0, task.p, tspan[0])).all():
             message = "the right-hand side is not finite at the initial values"
-            return self._failed(task, sign, algorithm or auto.EXPLICIT, message, "Unstable")
+            return self._failed(task, algorithm or auto.EXPLICIT, message, "Unstable")
         if model.events:
             result, algorithm, fired = events.solve(task, choose=algorithm is None)
         elif algorithm is None:
@@ -143,7 +144,7 @@ class NativeEngine(Engine):
         else:
             result = march(task)
         return RawSolution(
-            sign * result.t if backward else result.t,
+            _model_times(task, tspan, options, result),
             result.u,
             algorithm,
             result.retcode,
@@ -178,7 +179,15 @@ class NativeEngine(Engine):
             )
         return forward(self.solve, model, u0, p, tspan, algorithm, options)
 
-    def _failed(
-        self, task: Task, sign: float, algorithm: str, message: str, retcode: str = "InitialFailure"
-    ) -> RawSolution:
-        return RawSolution(np.array([sign * task.t0]), task.u0[:, None], algorithm, retcode, message)
+    def _failed(self, task: Task, algorithm: str, message: str, retcode: str = "InitialFailure") -> RawSolution:
+        return RawSolution(np.array([task.origin]), task.u0[:, None], algorithm, retcode, message)
+
+
+def _model_times(task: Task, tspan: tuple[float, float], options: SolveOptions, result: March) -> Array:
+    """The times of a result in the model's time, exactly those asked for where they were."""
+    if options.saveat is not None and task.saveat is not None:
+        return options.saveat[np.searchsorted(task.saveat, result.t)]
+    times = np.asarray(task.model_time(result.t))
+    if result.retcode == "Success" and times.size:
+        times[-1] = tspan[1]
+    return times

@@ -28,7 +28,7 @@ MOST_EVENTS: Final = 100_000
 #: As many events in a row that follow each other within a billionth of the time span.
 _MOST_AT_ONCE: Final = 20
 #: Points at which a step is looked at.
-_POINTS: Final = 5
+_POINTS: Final = 20
 #: A slice has at most this many steps, so that little is lost behind an event.
 _STEPS: Final = 2000
 
@@ -49,13 +49,17 @@ class _Search:
 
     def conditions(self, t: Array, u: Array) -> Array:
         """All conditions, shape (n_events, n_t), at the compiled model's times."""
-        graph, sign = self.prepared.model.graph, self.prepared.sign
-        rows = [graph.evaluate(e.condition, u, self.task.p[:, None], sign * t)[0] for e in self.events]
+        graph, now = self.prepared.model.graph, self.task.model_time(t)
+        rows = [graph.evaluate(e.condition, u, self.task.p[:, None], now)[0] for e in self.events]
         return np.array(rows).reshape(len(self.events), -1)
+
+    def now(self, t: float) -> float:
+        """The model's time."""
+        return float(self.task.model_time(t))
 
     def speed(self, t: float, u: Array) -> Array:
         """The rate of change of all conditions, by a central difference along the solution."""
-        f = self.prepared.sign * self.prepared.rhs(u, self.task.p, self.prepared.sign * t)
+        f = self.prepared.sign * self.prepared.rhs(u, self.task.p, self.now(t))
         f = np.where(self.prepared.model.differential, f, 0.0)
         scale = float(np.max(np.abs(f) / (np.abs(u) + 1e-3), initial=0.0))
         step = 1e-6 / max(scale, 1.0 / (self.task.t1 - self.task.t0))
@@ -83,7 +87,12 @@ class _Search:
             middle = low + 0.5 * (high - low)
             if known and g_high != g_low and k % 4 != 3:  # Illinois, with bisections in between
                 middle = high - g_high * (high - low) / (g_high - g_low)
-                middle = min(max(middle, low + 0.25 * width), high - 0.25 * width)
+                # At least one representable time away from either end: a trial that has come within
+                # rounding of the crossing must be followed by one on the other side of it.
+                margin = max(0.25 * width, float(np.spacing(max(abs(low), abs(high)))))
+                middle = min(max(middle, low + margin), high - margin)
+            if not low < middle < high:
+                middle = low + 0.5 * (high - low)
             if not low < middle < high:
                 break
             out = task.run(t, u, middle)
@@ -120,11 +129,11 @@ class _Search:
         for event in fired:
             spec = self.events[event]
             if spec.targets:
-                values = graph.evaluate(spec.values, u, self.task.p, self.prepared.sign * t)
+                values = graph.evaluate(spec.values, u, self.task.p, self.now(t))
                 u = u.copy()
                 u[list(spec.targets)] = values
         task = self.task
-        return consistent(self.prepared, u, task.p, self.prepared.sign * t, task.rtol, task.atol)
+        return consistent(self.prepared, u, task.p, self.now(t), task.rtol, task.atol)
 
 
 def solve(task: Task, *, choose: bool) -> tuple[March, str, list[Fired]]:
@@ -189,12 +198,12 @@ def solve(task: Task, *, choose: bool) -> tuple[March, str, list[Fired]]:
         length = max(0.5 * (t - began), 1e-6 * (wanted.t1 - t)) if t < wanted.t1 else None
         before = u
         u = search.apply(which, t, u)
-        events.append(Fired(task.prepared.sign * t, which))
+        events.append(Fired(search.now(t), which))
         _record(wanted, t, before, u, times, states)
         at_once = at_once + 1 if t - began <= 1e-9 * (wanted.t1 - wanted.t0) else 0
         if at_once >= _MOST_AT_ONCE or len(events) >= MOST_EVENTS:
             retcode = "Failure"
-            where = task.prepared.sign * t
+            where = search.now(t)
             message = f"events follow each other without end at t = {where:.9g} (they accumulate or chatter)"
         if any(search.events[k].terminal for k in which):
             retcode = "Terminated"

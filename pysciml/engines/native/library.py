@@ -27,6 +27,8 @@ METHODS: Final[dict[str, str]] = {
     "QNDF": "bdf",
 }
 
+#: Return code of a failure to reach the last output time, by rounding.
+MISSED: Final = "Missed"
 #: Return code of a failure that goes away with another end of the call.
 STUMBLED: Final = "Stumbled"
 
@@ -140,6 +142,8 @@ class Compiled:
                     raise
                 self.broken = True
                 retcode, message, where = "Failure", f"the library failed: {error}", float("nan")
+                if "before consuming all t_eval" in str(error):
+                    retcode = MISSED
             else:
                 seconds = time.perf_counter() - start
                 if np.isfinite(u).all():

@@ -54,7 +54,7 @@ class _Lowering:
     def __init__(self, graph: Graph, *, backward: bool) -> None:
         self.graph = graph
         self.backward = backward
-        self.b = GraphBuilder(graph.n_states, graph.n_params)
+        self.b = GraphBuilder(graph.n_states, graph.n_params + 1)
         self.half = self.b.constant(0.5)
         self.two = self.b.constant(2.0)
         self._op = graph.op.tolist()
@@ -137,7 +137,8 @@ class _Lowering:
         if code == ops.CONST:
             return b.constant(float(self.graph.const[node]))
         if code == ops.TIME:
-            return b.neg(b.time()) if self.backward else b.time()
+            origin = b.param(self.graph.n_params)
+            return b.sub(origin, b.time()) if self.backward else b.add(origin, b.time())
         if code == ops.STATE:
             return b.state(int(self.graph.index[node]))
         if code == ops.PARAM:
@@ -308,13 +309,15 @@ def lower(graph: Graph, names: Sequence[str], *, backward: bool = False) -> Grap
     graph : Graph
     names : sequence of str
     backward : bool
-        Substitute ``-t`` for the time, for integration towards earlier times; the sign of the
-        right-hand side is the caller's.
+        Integrate towards earlier times; the sign of the right-hand side is the caller's.
 
     Returns
     -------
     Graph
-        With the same states, parameters and named outputs.
+        With the same states and named outputs. Its time is how far the integration has come: the
+        model's time is one more parameter, the last, plus or minus that. So every solve runs from 0
+        forward. (Where the end of a call is near zero but the start is not, rounding can make the
+        library miss the last output time, which it answers with a panic.)
     """
     lowering = _Lowering(graph, backward=backward)
     outputs = {name: [lowering.node(int(node), -1) for node in graph.outputs[name]] for name in names}

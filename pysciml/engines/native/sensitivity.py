@@ -59,16 +59,17 @@ def forward(
     task = Task(
         prepared,
         method,
-        sign * tspan[0],
-        sign * tspan[1],
+        0.0,
+        abs(tspan[1] - tspan[0]),
         u0,
         p,
+        tspan[0],
         options.rtol,
         options.atol,
         None,
         options.max_steps,
     )
-    inner = sign * times
+    inner = sign * (times - tspan[0])
     by_p, by_u0 = np.zeros((n, times.size, m)), np.zeros((n, times.size, n))
     states = np.zeros((n, times.size))
     start_p, start_u0 = np.zeros((n, m)), np.eye(n)
@@ -83,12 +84,12 @@ def forward(
         until = inner[here]
         asked = until if until.size and until[-1] == end else np.append(until, end)
         outcome, raw = prepared.compiled.forward_sensitivities(
-            method, now, state, p, asked, options.rtol, options.atol, task.smallest_step
+            method, now, state, np.append(p, tspan[0]), asked, options.rtol, options.atol, task.smallest_step
         )
         if outcome.retcode != "Success":
             solution.retcode, solution.message = outcome.retcode, outcome.message
             return empty
-        local_p, local_u = raw[:m].transpose(1, 2, 0), raw[m:].transpose(1, 2, 0)
+        local_p, local_u = raw[:m].transpose(1, 2, 0), raw[m + 1 :].transpose(1, 2, 0)
         joined_p = local_p + local_u @ start_p
         joined_u0 = local_u @ start_u0
         by_p[:, here], by_u0[:, here] = joined_p[:, : until.size], joined_u0[:, : until.size]

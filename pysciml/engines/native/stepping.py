@@ -28,7 +28,7 @@ import numpy as np
 
 from pysciml.engines.base import Array
 from pysciml.engines.native.compile import Prepared
-from pysciml.engines.native.library import STUMBLED, Outcome
+from pysciml.engines.native.library import MISSED, STUMBLED, Outcome
 
 #: Seconds that one call should take at most, by the model of `step_cost`.
 CALL_SECONDS: Final = 0.25
@@ -53,6 +53,7 @@ class Task:
     t1: float
     u0: Array
     p: Array
+    origin: float
     rtol: float
     atol: float
     saveat: Array | None = None
@@ -64,7 +65,23 @@ class Task:
         """One call of the library."""
         least = self.smallest_step if least is None else least
         compiled = self.prepared.compiled
-        return compiled.run(self.method, t, u, self.p, until, self.rtol, self.atol, least)
+        inputs = np.append(self.p, self.origin)
+        out = compiled.run(self.method, t, u, inputs, until, self.rtol, self.atol, least)
+        for k in range(1, 5):
+            if out.retcode != MISSED or not isinstance(until, np.ndarray):
+                break
+            # Rounding made the library miss the last output time; a hair earlier it does not.
+            nearer = until.copy()
+            nearer[-1] -= k * 4e-16 * max(abs(t), abs(nearer[-1]))
+            compiled = self.prepared.compiled
+            out = compiled.run(self.method, t, u, inputs, nearer, self.rtol, self.atol, least)
+            if out.retcode == "Success":
+                out.t = until.copy()
+        return out
+
+    def model_time(self, t: float | Array) -> float | Array:
+        """The model's time at the compiled model's."""
+        return self.origin + self.prepared.sign * t
 
     @property
     def smallest_step(self) -> float:
@@ -120,7 +137,7 @@ class Plan:
 
 
 def _inputs(task: Task) -> Array:
-    return np.concatenate([task.p, task.u0])
+    return np.concatenate([task.p, task.u0, [task.origin]])
 
 
 def step_cost(prepared: Prepared, method: str) -> float:
@@ -198,8 +215,7 @@ class _Pieces:
 
 def _first_length(task: Task) -> float:
     """A few initial steps: the starting step size of Hairer, Nørsett & Wanner (1993), II.4."""
-    sign = task.prepared.sign
-    f0 = task.prepared.rhs(task.u0, task.p, sign * task.t0)
+    f0 = task.prepared.rhs(task.u0, task.p, float(task.model_time(task.t0)))
     f0 = np.where(task.prepared.model.differential, f0, 0.0)
     scale = task.atol + task.rtol * np.abs(task.u0)
     with np.errstate(all="ignore"):
@@ -372,7 +388,7 @@ def _at_saveat(task: Task, whole: March, cuts: list[float]) -> March:
     if task.saveat is None or whole.retcode == "Stiff":
         return whole
     reached = task.saveat[task.saveat <= whole.end[0]]
-    part = Task(task.prepared, task.method, task.t0, whole.end[0], task.u0, task.p, task.rtol, task.atol, reached)
+    part = replace(task, t1=whole.end[0], saveat=reached)
     again = _replay(part, tuple(cuts))
     return March(again.t, again.u, whole.end, whole.n_steps, whole.retcode, whole.message, whole.seconds)
 
@@ -380,7 +396,7 @@ def _at_saveat(task: Task, whole: March, cuts: list[float]) -> March:
 def _show(task: Task, t: float) -> None:
     if task.progress:
         share = (t - task.t0) / (task.t1 - task.t0)
-        sys.stderr.write(f"\rsolving: {100 * share:5.1f} %, t = {task.prepared.sign * t:.6g}   ")
+        sys.stderr.write(f"\rsolving: {100 * share:5.1f} %, t = {task.model_time(t):.6g}   ")
         if t >= task.t1:
             sys.stderr.write("\n")
         sys.stderr.flush()
