@@ -8,6 +8,7 @@ from typing import Any
 import sympy as sp
 
 from pysciml.errors import ModelError
+from pysciml.symbolic import printing
 from pysciml.symbolic.reading import Reader, describe
 
 
@@ -30,7 +31,7 @@ def check_counts(reader: Reader, equations: tuple[sp.Eq, ...], sides: list[tuple
         present = names or dict.fromkeys(history_owner[n] for n in cone if n in history_owner)
         if not present:
             where = describe(equations[i], i, reader.time)
-            raise ModelError(f"{where}: contains no unknown", equation=str(equations[i]))
+            raise ModelError(f"{where}: contains no unknown", equation=printing.plain(equations[i]))
         appears.append(list(names))
     match = _matching(appears)
     if len(match) < len(sides):  # explicit forms may hide other choices: look at all unknowns
@@ -60,12 +61,12 @@ def check_counts(reader: Reader, equations: tuple[sp.Eq, ...], sides: list[tuple
             raise ModelError(
                 f"{len(sides)} equations for {n_unknowns} unknown{'s' if n_unknowns > 1 else ''} ({names}): "
                 f"{where}, is one too many",
-                equation=str(equations[extra]),
+                equation=printing.plain(equations[extra]),
             )
         raise ModelError(
             f"{where}, has no unknown left to determine, and no equation determines {', '.join(unmatched)}: "
             f"its unknowns ({', '.join(appears[extra])}) follow from other equations",
-            equation=str(equations[extra]),
+            equation=printing.plain(equations[extra]),
             symbol=unmatched[0],
         )
 

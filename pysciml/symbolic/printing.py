@@ -39,16 +39,46 @@ class _Latex(LatexPrinter):
         return super()._print_Function(expr, exp)
 
 
-def text(expression: sp.Basic, time: sp.Symbol) -> str:
+#: Expressions of more parts than this, written out, are not: text has no shared subexpressions.
+_LARGEST = 5000
+
+
+def written_size(expression: Any) -> int:
+    """How many parts an expression has when it is written out; shared parts are counted once each time."""
+    sizes: dict[Any, int] = {}
+    stack = [expression]
+    while stack:
+        expr = stack[-1]
+        waiting = [arg for arg in expr.args if arg not in sizes]
+        if waiting:
+            stack.extend(waiting)
+        else:
+            sizes[expr] = 1 + sum(sizes[arg] for arg in expr.args)
+            stack.pop()
+    return sizes[expression]
+
+
+def text(expression: Any, time: sp.Symbol) -> str:
     """One line for an expression or an equation (``lhs = rhs``)."""
-    printer = _Text(time)
     if isinstance(expression, sp.Eq):
-        return f"{printer.doprint(expression.lhs)} = {printer.doprint(expression.rhs)}"
-    return printer.doprint(expression)
+        return f"{text(expression.lhs, time)} = {text(expression.rhs, time)}"
+    size = written_size(expression)
+    return _Text(time).doprint(expression) if size <= _LARGEST else f"(an expression of {size:.3g} parts)"
+
+
+def plain(expression: Any) -> str:
+    """``str(expression)``, where that is not endless."""
+    size = written_size(expression)
+    return str(expression) if size <= _LARGEST else f"(an expression of {size:.3g} parts)"
 
 
 def latex(equations: tuple[sp.Eq, ...], time: sp.Symbol) -> str:
     """All equations, aligned at the equals sign, for a notebook."""
     printer = _Latex(time)
-    rows = [f"{printer.doprint(eq.lhs)} &= {printer.doprint(eq.rhs)}" for eq in equations]
+
+    def write(side: Any) -> str:
+        size = written_size(side)
+        return printer.doprint(side) if size <= _LARGEST else f"\\text{{(an expression of {size:.3g} parts)}}"
+
+    rows = [f"{write(eq.lhs)} &= {write(eq.rhs)}" for eq in equations]
     return "$\\displaystyle \\begin{aligned}" + " \\\\ ".join(rows) + "\\end{aligned}$"

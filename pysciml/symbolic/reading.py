@@ -343,13 +343,13 @@ def read_equations(reader: Reader, equations: tuple[sp.Eq, ...]) -> list[tuple[i
             pair = reader.convert(equation.lhs), reader.convert(equation.rhs)
         except ModelError as error:
             where = describe(equation, i, reader.time)
-            raise ModelError(f"{where}: {error}", equation=str(equation), symbol=error.symbol) from error
+            raise ModelError(f"{where}: {error}", equation=printing.plain(equation), symbol=error.symbol) from error
         mirrored = (pair[1], pair[0])
         if pair in seen or mirrored in seen:
             first = seen[pair] if pair in seen else seen[mirrored]
             raise ModelError(
                 f"{describe(equation, i, reader.time)}, is the same as equation {first + 1}: leave one out",
-                equation=str(equation),
+                equation=printing.plain(equation),
             )
         seen[pair] = i
         sides.append(pair)

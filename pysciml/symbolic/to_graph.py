@@ -16,6 +16,7 @@ from sympy.matrices.expressions.matexpr import MatrixElement
 from pysciml.errors import ModelError
 from pysciml.graph import GraphBuilder, ops
 from pysciml.graph.derivative import tangents
+from pysciml.symbolic import printing
 
 #: Derivatives of a higher order than this are a slip: every order is one more state.
 LARGEST_ORDER: Final = 99
@@ -138,6 +139,7 @@ HANDLERS: Final[dict[Any, Handler]] = {
     sp.bessely: _call(ops.BESSELY),
     sp.besseli: _call(ops.BESSELI),
     sp.besselk: _call(ops.BESSELK),
+    sp.UnevaluatedExpr: lambda b, e, a: a[0],
     sp.re: lambda b, e, a: a[0],
     sp.conjugate: lambda b, e, a: a[0],
     sp.im: lambda b, e, a: b.zero,
@@ -335,7 +337,7 @@ class Converter:
 
 def _cut(expr: Any) -> str:
     """An expression as text, short enough for a message."""
-    line = str(expr)
+    line = printing.plain(expr)
     return line if len(line) <= 60 else line[:57] + "..."
 
 

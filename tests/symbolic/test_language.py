@@ -555,3 +555,23 @@ def test_states_and_parameters_are_found_by_symbol_or_name():
     assert [system.parameter_index(key) for key in (a, "a", x, "x", sp.Symbol("a", positive=True))] == [
         0, 0, None, None, None,
     ]  # fmt: skip
+
+
+def test_messages_and_repr_of_shared_expressions_are_short():
+    """Written out, sixty levels of doubling would fill the memory."""
+    shared = x
+    for _ in range(60):
+        shared = sp.Add(sp.sin(shared, evaluate=False), sp.cos(shared, evaluate=False), evaluate=False)
+    system = System([Eq(D(x), shared)], observed={"o": shared}, events=[Event(shared, terminal=True)])
+    assert "D(x) = (an expression of " in repr(system)
+    assert len(repr(system)) < 300
+    assert len(system._repr_latex_()) < 300
+    with pytest.raises(ps.ModelError, match=r"equation 1, D\(x\) = \(an expression of .* imaginary unit") as caught:
+        System([Eq(D(x), shared + sp.I)])
+    assert len(caught.value.equation) < 100
+
+
+def test_a_coefficient_that_vanishes_for_positive_states_only_is_kept():
+    system = System([Eq((x - sp.Abs(x) + y - sp.Abs(y)) * D(x), -2 * y), Eq(D(y), x)])
+    assert system.kind == "ode"
+    np.testing.assert_allclose(system.graph.evaluate("rhs", [-1.0, -1.0], [], 0.0), [-0.5, -1.0])
