@@ -21,12 +21,14 @@ from pysciml.symbolic import D, Eq, Event, System, brownian, load, parameters, t
 
 if TYPE_CHECKING:
     from pysciml import plot
+    from pysciml.ensemble import solve_ensemble
     from pysciml.fitting import fit
 
 #: Loaded by first use, so that `import pysciml` stays light.
 _LAZY = {
     "fit": ("pysciml.fitting", "fit"),
     "plot": ("pysciml.plot", None),
+    "solve_ensemble": ("pysciml.ensemble", "solve_ensemble"),
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "parameters",
     "plot",
     "solve",
+    "solve_ensemble",
     "t",
     "variables",
 ]

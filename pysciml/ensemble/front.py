@@ -1,0 +1,246 @@
+"""`solve_ensemble`: what the user calls."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from pysciml._version import __version__
+from pysciml.engines.base import Array, Engine, registry
+from pysciml.engines.batch import Batch, BatchEngine, BatchOptions, BatchReport
+from pysciml.ensemble.sweep import Sweep
+from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.options import read_options
+from pysciml.problem import Problem
+from pysciml.solve import SolveInterrupted, choose_engine
+
+#: What trajectories under way may take, unless told otherwise.
+_MEMORY: Final = 2**29
+#: Below this many seconds of work, compiling for batches costs more than it saves.
+_WORTH_COMPILING: Final = 2.0
+#: With fewer trajectories than this nothing is tried.
+_MANY: Final = 100
+#: What the native engine says it took when it found nothing stiff.
+_NOT_STIFF: Final = "Tsit5"
+
+
+def solve_ensemble(
+    problem: Problem,
+    alg: str | None = None,
+    *,
+    over: Any = None,
+    trajectories: int | None = None,
+    engine: str = "auto",
+    rtol: float = 1e-6,
+    atol: float = 1e-9,
+    saveat: float | npt.ArrayLike | None = None,
+    dt: float | None = None,
+    max_steps: int = 1_000_000,
+    seed: int | None = None,
+    memory: int | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+    executor: Any = None,
+    store: Any = None,
+) -> xr.Dataset:
+    """Solve a problem for many parameters, initial values or random paths.
+
+    Arrays broadcast as everywhere in xarray: distinct dimensions multiply, shared ones go together.
+    Each trajectory is what `solve` gives for its numbers with the same engine and algorithm.
+
+    Parameters
+    ----------
+    problem : Problem
+    alg : str, optional
+        As for `solve`.
+    over : mapping, optional
+        Parameter or state (symbol or name) -> ``xarray.DataArray`` of its values (for a state, its
+        initial values). A plain one-dimensional array gets a dimension of its own.
+    trajectories : int, optional
+        How many paths of a stochastic equation, for each of the numbers in ``over``: the dimension
+        ``trajectory``. Path ``i`` depends on ``seed`` and ``i`` alone, not on how the work is
+        divided; path 0 is the one `solve` gives.
+    engine : str, default "auto"
+        ``"auto"`` tries three trajectories with the engine that `solve` would take, and takes the
+        JAX engine for all where there is much to do and none of the three is stiff.
+    rtol, atol, dt, max_steps, seed
+        As for `solve`.
+    saveat : float or array of float, optional
+        As for `solve`, but None means the end alone: trajectories have no steps in common.
+    memory : int, optional
+        Bytes that trajectories under way may take (default 512 MiB); the result itself comes on
+        top of it.
+    workers : int, optional
+        Threads (JAX) or processes (native); by default one for each processor core.
+    progress : bool
+        Show a progress line on standard error.
+    executor, store
+        Distributed execution and streaming to disk; no engine of this version has them.
+
+    Returns
+    -------
+    xarray.Dataset
+        States and observed quantities over (the dimensions of ``over``, ``trajectory``, ``t``), and
+        ``retcode`` over all of these but ``t``. A trajectory that fails is NaN, the others are
+        kept; after a terminal event a trajectory is NaN. The swept values are coordinates.
+
+    Raises
+    ------
+    ProblemError, UnsupportedError, EngineUnavailableError
+        As `solve`.
+    SolverError
+        On Ctrl-C, with what was computed until then.
+
+    Examples
+    --------
+    >>> sweep = solve_ensemble(problem, over={a: xr.DataArray(np.linspace(1, 2, 50), dims="a")}, saveat=0.1)
+    >>> paths = solve_ensemble(sde_problem, trajectories=10_000, seed=0, dt=0.01, saveat=0.1)
+    """
+    if not isinstance(problem, Problem):
+        raise ProblemError(f"solve_ensemble takes a pysciml.Problem, not {type(problem).__name__}")
+    for name, value in (("executor", executor), ("store", store)):
+        if value is not None:
+            raise UnsupportedError(f"{name}= is not supported by any engine of this version")
+    solving = read_options(
+        problem.tspan,
+        rtol=rtol,
+        atol=atol,
+        saveat=saveat,
+        dt=dt,
+        max_steps=max_steps,
+        seed=seed,
+        progress=progress,
+    )
+    sweep = Sweep(problem, over, trajectories)
+    options = BatchOptions(
+        solve=solving,
+        memory=_count("memory", memory, _MEMORY),
+        workers=_count("workers", workers, len(_cores())),
+    )
+    result = _Result(problem, sweep, solving.saveat, progress)
+    batch = Batch(sweep.size, problem.tspan, sweep.inputs, sweep.paths, result.store)
+    begin = time.perf_counter()
+    chosen, alg = _choose(problem, alg, engine, sweep, options)
+    try:
+        if isinstance(chosen, BatchEngine):
+            report = chosen.solve_many(problem.system.model, alg, batch, options)
+        else:
+            from pysciml.ensemble.loop import solve_one_by_one
+
+            report = solve_one_by_one(chosen, problem.system.model, alg, batch, options)
+    except KeyboardInterrupt as interruption:
+        report = BatchReport(alg or "", 0.0, {})
+        partial = result.dataset(chosen.name, report, time.perf_counter() - begin)
+        done = int(np.count_nonzero(partial.retcode != "Interrupted"))
+        raise SolveInterrupted(
+            f"{problem.system.name}: interrupted after {done} of {sweep.size} trajectories; .partial holds them",
+            partial=partial,
+            retcode="Interrupted",
+        ) from interruption
+    return result.dataset(chosen.name, report, time.perf_counter() - begin)
+
+
+class _Result:
+    """The arrays of the result, filled as chunks come in."""
+
+    def __init__(self, problem: Problem, sweep: Sweep, saveat: Array | None, progress: bool) -> None:
+        self._problem, self._sweep, self._progress = problem, sweep, progress
+        self.t = np.array([problem.tspan[1]]) if saveat is None else saveat
+        model = problem.system.model
+        rows = len(model.states) + len(model.observed)
+        self._u = np.full((rows, sweep.size, len(self.t)), np.nan)
+        self._retcodes = np.full(sweep.size, "Interrupted", dtype="<U18")
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def store(self, low: int, high: int, u: Array, retcodes: npt.NDArray[np.str_]) -> None:
+        """See `Batch.store`."""
+        model = self._problem.system.model
+        n = len(model.states)
+        fine = (retcodes == "Success") | (retcodes == "Terminated")
+        if not fine.all():
+            u = np.where(fine[:, None, None], u, np.nan)
+        self._u[:n, low:high] = np.moveaxis(u, 2, 0)
+        if model.observed:
+            p = self._sweep.inputs(low, high)[1]
+            self._u[n:, low:high] = model.graph.evaluate(
+                "observed", self._u[:n, low:high], np.ascontiguousarray(p.T)[:, :, None], self.t
+            )
+        self._retcodes[low:high] = retcodes
+        if self._progress:
+            with self._lock:
+                self._done += high - low
+                sys.stderr.write(f"\r{self._problem.system.name}: {self._done} of {self._sweep.size} trajectories")
+                sys.stderr.write("\n" if self._done == self._sweep.size else "")
+                sys.stderr.flush()
+
+    def dataset(self, engine: str, report: BatchReport, seconds: float) -> xr.Dataset:
+        """What there is, labelled."""
+        system, sweep = self._problem.system, self._sweep
+        names = (*system.model.states, *system.model.observed)
+        failed = int(np.count_nonzero((self._retcodes != "Success") & (self._retcodes != "Terminated")))
+        variables: dict[str, Any] = {
+            name: xr.Variable((*sweep.dims, "t"), row.reshape(*sweep.shape, -1), system.attrs.get(name))
+            for name, row in zip(names, self._u, strict=True)
+        }
+        variables["retcode"] = xr.Variable(sweep.dims, self._retcodes.reshape(sweep.shape))
+        attrs: dict[str, Any] = {
+            "engine": engine,
+            "algorithm": report.algorithm,
+            "n_trajectories": sweep.size,
+            "n_failed": failed,
+            "solve_seconds": max(0.0, seconds - report.compile_seconds),
+            "compile_seconds": report.compile_seconds,
+            "model": system.name,
+            "pysciml_version": __version__,
+            **report.extra,
+        }
+        return xr.Dataset(variables, coords={**sweep.coordinates(), "t": self.t}, attrs=attrs)
+
+
+def _choose(
+    problem: Problem, alg: str | None, engine: str, sweep: Sweep, options: BatchOptions
+) -> tuple[Engine, str | None]:
+    """The engine and the algorithm; ``"auto"`` tries three trajectories to find out."""
+    model = problem.system.model
+    chosen = choose_engine(model, alg, engine)
+    automatic = engine == "auto" and not os.environ.get("PYSCIML_ENGINE")
+    jax = registry().get("jax")
+    if not automatic or isinstance(chosen, BatchEngine) or jax is None or jax.unavailable() is not None:
+        return chosen, alg
+    try:
+        jax.check(model, alg)
+    except UnsupportedError:
+        return chosen, alg
+    if sweep.size < _MANY:
+        return chosen, alg
+    seconds = 0.0
+    for which in (0, sweep.size // 2, sweep.size - 1):
+        u0, p = sweep.inputs(which, which + 1)
+        trial = chosen.solve(model, u0[0], p[0], problem.tspan, alg, options.solve)
+        if trial.algorithm != _NOT_STIFF:
+            return chosen, alg
+        seconds = max(seconds, trial.solve_seconds)
+    return (jax, alg) if seconds * sweep.size / options.workers > _WORTH_COMPILING else (chosen, alg)
+
+
+def _count(name: str, value: Any, default: int) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ProblemError(f"{name} must be an integer, 1 or more, not {value!r}", symbol=name)
+    return int(value)
+
+
+def _cores() -> set[int]:
+    """The processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return set(os.sched_getaffinity(0))
+    return set(range(os.cpu_count() or 1))

@@ -1,0 +1,205 @@
+"""Stochastic equations: strong and weak order, moments, and that a seed is a path."""
+
+import jax
+import numpy as np
+import pytest
+import sympy as sp
+from jax.extend.random import threefry_2x32
+from scipy import stats
+
+import pysciml as ps
+from pysciml.engines.base import SolveOptions, registry
+from pysciml.engines.batch import Batch, BatchOptions
+from pysciml.engines.jax import brownian
+from pysciml.engines.jax.algorithms import ALGORITHMS
+from pysciml.engines.jax.noise import is_commutative, stratonovich
+
+D = ps.D
+x, y = ps.variables("x y")
+mu, sigma, theta = ps.parameters("mu sigma theta")
+W, V = ps.brownian("W V")
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch):
+    monkeypatch.setenv("PYSCIML_CACHE_DIR", "")
+
+
+def ends(system, u0, p, count, alg, dt, seed=1, end=1.0):
+    """The end values of ``count`` trajectories, shape (count, n_states)."""
+    model = system.model
+    u0 = np.tile([u0[name] for name in model.states], (count, 1))
+    p = np.tile([p[name] for name in model.parameters], (count, 1))
+    out = np.empty((count, len(model.states)))
+
+    def store(low, high, u, retcodes):
+        assert set(retcodes) == {"Success"}
+        out[low:high] = u[:, 0]
+
+    batch = Batch(
+        count,
+        (0.0, end),
+        lambda low, high: (u0[low:high], p[low:high]),
+        lambda low, high: np.arange(low, high, dtype=np.uint32),
+        store,
+    )
+    engine = registry()["jax"]
+    engine.check(model, alg)
+    engine.solve_many(model, alg, batch, BatchOptions(SolveOptions(dt=dt, seed=seed), 2**28, 1))
+    return out
+
+
+GBM = ps.System([ps.Eq(D(x), mu * x + sigma * x * W)], name="gbm")
+#: A commutative two-noise equation with a solution: both noises scale the same state.
+MULTI = ps.System([ps.Eq(D(x), mu * x + sigma * x * W + theta * x * V)], name="multi")
+OU = ps.System([ps.Eq(D(x), -theta * x + sigma * W)], name="ou")
+#: The noises themselves; methods with and without Lévy areas have their own paths.
+PATH = ps.System([ps.Eq(D(x), W), ps.Eq(D(y), V)], name="path")
+ONE = ps.System([ps.Eq(D(x), W)], name="one")
+
+
+@pytest.mark.parametrize(
+    ("alg", "order"), [("EM", 0.5), ("Milstein", 1.0), ("EulerHeun", 1.0), ("GeneralShARK", 1.0), ("SlowRK", 1.5)]
+)
+def test_strong_order_on_geometric_brownian_motion(alg, order):
+    """X(1) = exp(mu - sigma^2/2 + sigma W(1)), on the same path."""
+    steps = (8, 32, 128) if ALGORITHMS[alg].family == "increment" else (4, 16)
+    w = ends(ONE, {"x": 0.0}, {}, 1000, "SRA1" if ALGORITHMS[alg].family == "levy" else "EM", 1 / 4)[:, 0]
+    exact = np.exp(1.5 - 0.5 + w)
+    errors = [
+        np.mean(np.abs(ends(GBM, {"x": 1.0}, {"mu": 1.5, "sigma": 1.0}, 1000, alg, 1 / n)[:, 0] - exact)) for n in steps
+    ]
+    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert -slope == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize(("alg", "order"), [("EM", 0.5), ("Milstein", 1.0)])
+def test_strong_order_with_two_noises(alg, order):
+    w = ends(PATH, {"x": 0.0, "y": 0.0}, {}, 1000, "EM", 1 / 4)
+    exact = np.exp(1.0 - (0.8**2 + 0.5**2) / 2 + 0.8 * w[:, 0] + 0.5 * w[:, 1])
+    p = {"mu": 1.0, "sigma": 0.8, "theta": 0.5}
+    steps = (8, 64)
+    errors = [np.mean(np.abs(ends(MULTI, {"x": 1.0}, p, 1000, alg, 1 / n)[:, 0] - exact)) for n in steps]
+    assert np.log(errors[0] / errors[1]) / np.log(8) == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize("alg", ["SRA1", "ShARK", "SEA"])
+def test_additive_methods_converge_with_their_order(alg):
+    """On du = sin(u) dt + dW, against steps many times smaller on the same path."""
+    system = ps.System([ps.Eq(D(x), sp.sin(x) - theta * x + sigma * W)], name="pull")
+    p = {"theta": 0.3, "sigma": 0.8}
+    fine = ends(system, {"x": 1.0}, p, 200, alg, 1 / 128)[:, 0]
+    errors = [np.sqrt(np.mean((ends(system, {"x": 1.0}, p, 200, alg, 1 / n)[:, 0] - fine) ** 2)) for n in (4, 16)]
+    assert np.log(errors[0] / errors[1]) / np.log(4) == pytest.approx(ALGORITHMS[alg].order, abs=0.35)
+
+
+def test_weak_order_one_and_moments_of_euler_maruyama():
+    """E[X(1)] of geometric Brownian motion is exp(mu); of the scheme it is (1 + mu h)^n."""
+    for n in (4, 16):
+        values = ends(GBM, {"x": 1.0}, {"mu": 1.0, "sigma": 0.2}, 20_000, "EM", 1 / n)[:, 0]
+        sem = values.std() / np.sqrt(len(values))
+        assert abs(values.mean() - (1 + 1 / n) ** n) < 4 * sem
+        assert abs((1 + 1 / n) ** n - np.e) > 10 * sem  # so that the order is seen
+
+
+def test_the_distribution_of_the_ornstein_uhlenbeck_process():
+    values = ends(OU, {"x": 1.0}, {"theta": 1.0, "sigma": 0.5}, 4000, "SRA1", 1 / 8)[:, 0]
+    exact = stats.norm(np.exp(-1), 0.5 * np.sqrt((1 - np.exp(-2)) / 2))
+    assert stats.kstest(values, exact.cdf).pvalue > 0.01
+
+
+def test_adaptive_steps_converge_on_one_path():
+    problem = ps.Problem(GBM, {x: 1.0}, (0, 1), {mu: 0.5, sigma: 0.3})
+
+    def end(tolerance):
+        sol = ps.solve(problem, "SPaRK", engine="jax", rtol=tolerance, atol=tolerance, seed=5, saveat=[1.0])
+        return float(sol.x[-1]), sol.attrs["n_steps"]
+
+    (coarse, few), (middle, more), (fine, most) = end(1e-2), end(1e-3), end(1e-5)
+    assert few < more < most
+    assert abs(middle - fine) < abs(coarse - fine) < 0.1
+    assert abs(middle - fine) < 1e-2
+
+
+def test_a_seed_is_a_path_whatever_the_output_and_the_step():
+    problem = ps.Problem(ONE, {x: 0.0}, (0, 2))
+    coarse = ps.solve(problem, "EM", engine="jax", dt=0.1, seed=7, saveat=0.5)
+    fine = ps.solve(problem, "EM", engine="jax", dt=0.003, seed=7, saveat=[2.0])
+    own = ps.solve(problem, "EM", engine="jax", dt=0.1, seed=7)
+    other = ps.solve(problem, "EM", engine="jax", dt=0.1, seed=8, saveat=0.5)
+    np.testing.assert_allclose(coarse.x[-1], fine.x[-1], rtol=1e-10)
+    np.testing.assert_allclose(own.sel(t=[0.5, 1.0, 2.0], method="nearest").x, coarse.x[[1, 2, 4]], rtol=1e-10)
+    assert abs(float(other.x[-1] - coarse.x[-1])) > 1e-3
+    assert coarse.attrs["seed"] == 7
+
+
+def test_without_a_seed_one_is_drawn_and_told():
+    problem = ps.Problem(ONE, {x: 0.0}, (0, 1))
+    first = ps.solve(problem, "EM", engine="jax", dt=0.1, saveat=[1.0])
+    second = ps.solve(problem, "EM", engine="jax", dt=0.1, saveat=[1.0])
+    again = ps.solve(problem, "EM", engine="jax", dt=0.1, saveat=[1.0], seed=first.attrs["seed"])
+    assert float(first.x[-1]) != float(second.x[-1])
+    assert float(first.x[-1]) == float(again.x[-1])
+
+
+def test_the_brownian_motion_has_the_covariance_of_one():
+    times = np.array([0.25, 0.3, 0.301, 1 / 3, 0.7, 1.0])
+    key = np.array([0, 3], dtype=np.uint32)
+
+    def path(index):
+        own = brownian.trajectory_key(key, index)
+        return jax.lax.scan(lambda s, r: brownian.walk(s, own, r), brownian.walker(3, 16), times)[1]
+
+    with jax.enable_x64(True):
+        w = np.asarray(jax.jit(jax.vmap(path))(np.arange(50_000, dtype=np.uint32)))
+    expected = np.minimum.outer(times, times)
+    np.testing.assert_allclose(np.cov(w[:, :, 0].T), expected, atol=0.03)
+    np.testing.assert_allclose(np.corrcoef(w[:, 3].T), np.eye(3), atol=0.02)
+    for j, time in enumerate(times):
+        assert stats.kstest(w[:, j, 2] / np.sqrt(time), "norm").pvalue > 1e-3
+
+
+def test_normal_numbers_keep_their_digits_in_the_tails():
+    words = np.concatenate([np.arange(0, 2000, 2), np.random.default_rng(0).integers(0, 2**32, 10_000)])
+    words = words.astype(np.uint32)
+    exact = stats.norm.ppf(((words >> 1) + 0.5) * 2.0**-32) * np.where(words & 1, -1.0, 1.0)
+    found = np.asarray(brownian.normal(words)).astype(float)
+    np.testing.assert_allclose(np.abs(found), np.abs(exact), rtol=5e-4, atol=2e-7)
+
+
+def test_the_counter_generator_is_threefry():
+    """The zero vector's known answer (Random123, threefry2x32 with 20 rounds), and JAX's own for others."""
+    zero = np.uint32(0)
+    words = brownian.threefry(np.zeros(2, np.uint32), zero, zero)
+    assert tuple(int(word) for word in words) == (0x6B200159, 0x99BA4EFE)
+    key, counter = np.array([7, 9], np.uint32), np.array([3, 2**31 + 5], np.uint32)
+    np.testing.assert_array_equal(np.stack(brownian.threefry(key, *counter)), threefry_2x32(key, counter))
+
+
+def test_the_drift_correction_is_the_exact_one():
+    """dx = a x dt + s x y dW, dy = s y dW: b = s (x y, y), correction = s^2/2 (x y^2 + x y, y)."""
+    system = ps.System([ps.Eq(D(x), mu * x + sigma * x * y * W), ps.Eq(D(y), sigma * y * W)])
+    graph = stratonovich(system.model)
+    p = [{"mu": 0.7, "sigma": 0.4}[name] for name in system.model.parameters]
+    found = graph.evaluate("rhs", [2.0, 3.0], p, 0.0)
+    np.testing.assert_allclose(found, [0.7 * 2 - 0.08 * (18 + 6), -0.08 * 3], rtol=1e-14)
+
+
+def test_milstein_refuses_noise_that_does_not_commute():
+    heston = ps.System([ps.Eq(D(x), sp.sqrt(y) * x * W), ps.Eq(D(y), theta * (1 - y) + sigma * sp.sqrt(y) * V)])
+    assert not is_commutative(heston.model)
+    assert is_commutative(MULTI.model)
+    with pytest.raises(ps.UnsupportedError, match="does not commute; EM"):
+        registry()["jax"].check(heston.model, "Milstein")
+    with pytest.raises(ps.UnsupportedError, match="needs additive noise"):
+        registry()["jax"].check(GBM.model, "SRA1")
+
+
+def test_what_a_stochastic_solve_needs_is_said():
+    problem = ps.Problem(GBM, {x: 1.0}, (0, 1), {mu: 0.5, sigma: 0.3})
+    with pytest.raises(ps.ProblemError, match=r"EM steps with a fixed step size: pass dt=.*SPaRK"):
+        ps.solve(problem, engine="jax")
+    with pytest.raises(ps.ProblemError, match="backward"):
+        ps.solve(problem.remake(tspan=(1, 0)), engine="jax", dt=0.1)
+    heun = ps.solve(problem, "EulerHeun", engine="jax", dt=0.1, saveat=[1.0])
+    assert "drift corrected" in heun.attrs["calculus"]
