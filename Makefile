@@ -20,16 +20,16 @@ $(BIN)/python:
 
 # What a user needs, and no more: the demo should not wait for the developers' tools.
 $(VENV)/.stamp-base: $(INPUTS) | $(BIN)/python
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(PIP) install -qq --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.stamp-dev: $(INPUTS) | $(BIN)/python
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,jax,dask]'
+	$(PIP) install -qq --constraint constraints.txt --editable '.[dev,jax,dask]'
 	@touch $@ $(VENV)/.stamp-base
 
 $(VENV)/.stamp-bench: $(VENV)/.stamp-dev
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
-	-$(PIP) install --quiet --constraint constraints.txt numbalsoda
+	$(PIP) install -qq --constraint constraints.txt --editable '.[bench]'
+	-$(PIP) install -qq --constraint constraints.txt numbalsoda
 	@touch $@
 
 setup: $(VENV)/.stamp-dev ## create .venv with everything the tests need

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 
 import hypothesis
+import matplotlib as mpl
 import pytest
 
 JULIA_WANTED = os.environ.get("PYSCIML_TEST_JULIA") == "1"
 
-os.environ.setdefault("MPLBACKEND", "Agg")
+# Not by $MPLBACKEND, which the kernels that run the tutorials would inherit: theirs show pictures inline.
+mpl.use("agg")
 if not JULIA_WANTED:
     # Whatever a test does, it must not make juliapkg fetch a Julia.
     os.environ.setdefault("PYTHON_JULIAPKG_OFFLINE", "yes")
