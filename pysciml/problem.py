@@ -14,7 +14,7 @@ import numpy.typing as npt
 import sympy as sp
 
 from pysciml.errors import ProblemError
-from pysciml.symbolic import System
+from pysciml.symbolic import System, printing
 
 Array = npt.NDArray[np.float64]
 
@@ -69,7 +69,9 @@ class Problem:
         self.u0 = self._fill_states(start, u0)
         missing = [name for name, value in zip(model.states, self.u0, strict=True) if math.isnan(value)]
         if missing:
-            raise ProblemError(f"u0 has no value for {_list(missing)}", symbol=missing[0])
+            raise ProblemError(
+                f"u0 has no value for {_list(missing)}{_derivatives(system, missing)}", symbol=missing[0]
+            )
         self.tspan = _read_tspan(tspan)
         self.p = self._fill_parameters(np.full(len(model.parameters), math.nan), {} if p is None else p)
         missing = [name for name, value in zip(model.parameters, self.p, strict=True) if math.isnan(value)]
@@ -125,6 +127,16 @@ class Problem:
 def _pairs(names: tuple[str, ...], values: Array) -> str:
     shown = [f"{n} = {v:g}" for n, v in zip(names[:12], values, strict=False)]
     return ", ".join(shown) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+
+
+def _derivatives(system: System, missing: list[str]) -> str:
+    """How to give the initial values of derivatives that are missing: ``x_t is D(x)``."""
+    given = [
+        f"{name} is {printing.text(state, system.time)}"
+        for name, state in zip(system.model.states, system.states, strict=True)
+        if name in missing[:10] and isinstance(state, sp.Derivative)
+    ]
+    return f" ({', '.join(given)})" if given else ""
 
 
 def _list(names: list[str]) -> str:

@@ -96,3 +96,8 @@ def test_it_reads_well():
     q = ps.variables("q:20")
     large = Problem(System([Eq(D(s), -s) for s in q]), dict.fromkeys(q, 1), (0, 1))
     assert repr(large).endswith("q11 = 1, ... (20 in all)")
+
+
+def test_a_missing_initial_velocity_is_named_as_it_is_given():
+    with pytest.raises(ps.ProblemError, match=r"no value for x_t \(x_t is D\(x\)\)"):
+        Problem(spring, {x: 1, y: 0}, (0, 1), {a: 1, b: 0})

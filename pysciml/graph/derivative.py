@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from pysciml.errors import UnsupportedError
 from pysciml.graph import ops
 from pysciml.graph.builder import GraphBuilder
 
@@ -160,6 +161,9 @@ _SMOOTH: Final[dict[int, tuple[int, ...]]] = {
     **dict.fromkeys(ops.CONDITIONS | {ops.SIGN, ops.FLOOR, ops.CEIL, ops.HEAVISIDE}, ()),
 }
 
+#: Functions of an order, by which no derivative is known.
+_ORDERED: Final = frozenset({ops.POLYGAMMA, ops.BESSELJ, ops.BESSELY, ops.BESSELI, ops.BESSELK})
+
 #: Operations that take one of their operands -> the condition for taking the first, if not given.
 _BRANCHES: Final[dict[int, int]] = {ops.SELECT: ops.SELECT, ops.MIN: ops.LE, ops.MAX: ops.GE}
 
@@ -208,6 +212,11 @@ def tangents(b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mappin
         code = b.op_of(node)
         smooth = _SMOOTH.get(code, range(len(args)))
         moving = [(k, tangent[args[k]]) for k in smooth if tangent[args[k]]]
+        if code in _ORDERED and tangent[args[0]]:
+            raise UnsupportedError(
+                f"the derivative of {ops.OPS[code].name} by its order is not known: the order must be a number "
+                "wherever derivatives are needed"
+            )
         if not moving or code == ops.HISTORY:
             tangent[node] = nothing
             continue
