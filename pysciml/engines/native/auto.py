@@ -89,11 +89,29 @@ def solve(task: Task, *, calibrate: bool = True) -> tuple[March, Decision]:
     key = "decision", task.rtol, task.atol, times
     decision: Decision | None = task.prepared.history.get(key)
     if decision is None or not decision.plan.fits(task, _NEAR):
-        found = _decide(task, calibrate=calibrate)
+        try:
+            found = _decide(task, calibrate=calibrate)
+        except KeyboardInterrupt:
+            # Nothing of what was asked for is computed yet; above all, nothing is begun again.
+            none = np.empty(0), np.empty((len(task.u0), 0))
+            stopped = March(*none, (task.t0, task.u0), -1, "Interrupted", "interrupted", 0.0)
+            return stopped, Decision(_nothing(task), task.method, 1.0)
         if isinstance(found, tuple):
             return found
         decision = task.prepared.history[key] = found
     return _carry_out(task, decision), decision
+
+
+def _nothing(task: Task) -> Plan:
+    """The plan where none is known."""
+    return Plan(np.concatenate([task.p, task.u0]), task.t0, task.t1, (task.t1,), 0)
+
+
+def _uninterrupted(found: March) -> March:
+    """Pass an interrupt of an exploration on: it is the whole solve that it is meant for."""
+    if found.retcode == "Interrupted":
+        raise KeyboardInterrupt
+    return found
 
 
 def _with(task: Task, method: str, share: float) -> Task:
@@ -141,18 +159,18 @@ def _decide(task: Task, *, calibrate: bool) -> Decision | tuple[March, Decision]
     method, switch = IMPLICIT, None
     nothing = Plan(np.concatenate([task.p, task.u0, [task.origin]]), task.t0, task.t1, (task.t1,), 0)
     if task.prepared.model.differential.all():
-        found = march(_with(plain, EXPLICIT, SHARE[EXPLICIT]), watch)
+        found = _uninterrupted(march(_with(plain, EXPLICIT, SHARE[EXPLICIT]), watch))
         if found.retcode == "Success":
             method = EXPLICIT
         elif found.retcode == "Stiff":
             if watch.steps > _EARLY:
                 switch = found.end[0]
-        elif found.retcode in ("Interrupted", "MaxIters") or not watch.would_rescue(found):
+        elif found.retcode == "MaxIters" or not watch.would_rescue(found):
             decision = Decision(nothing, EXPLICIT, SHARE[EXPLICIT])
             return march(_with(task, EXPLICIT, SHARE[EXPLICIT])), decision
     decision = Decision(nothing, method, SHARE[method], switch)
     if method == IMPLICIT and switch is None:
-        found = march(_with(plain, IMPLICIT, SHARE[IMPLICIT]))
+        found = _uninterrupted(march(_with(plain, IMPLICIT, SHARE[IMPLICIT])))
         if found.retcode != "Success":
             return march(_with(task, IMPLICIT, SHARE[IMPLICIT])), decision
     if switch is None:
@@ -185,7 +203,7 @@ def _calibrated(task: Task, method: str, steps: int) -> float:
     budget = 4 * steps_per_call(replace(task, method=method))
 
     def values(part: float) -> Array | None:
-        found = march(replace(_with(task, method, part), saveat=times, count=False))
+        found = _uninterrupted(march(replace(_with(task, method, part), saveat=times, count=False)))
         return found.u if found.retcode == "Success" else None
 
     coarse = values(share) if steps <= budget else None
