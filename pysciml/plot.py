@@ -7,8 +7,9 @@ the axes, to be changed, shown or saved by the caller.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ _STYLE: Final[dict[str, Any]] = {
     "axes.titlesize": "medium",
     "axes.titleweight": "bold",
     "figure.constrained_layout.use": True,
-    "figure.dpi": 110,
+    "figure.dpi": 96,
     "font.size": 10.0,
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.8,
@@ -53,18 +54,25 @@ _STYLE: Final[dict[str, Any]] = {
 _MOST_LEGEND: Final = 16
 
 
-def style() -> Any:
+@contextmanager
+def style() -> Generator[None]:
     """The look of these pictures, as a context for your own (``with pysciml.plot.style(): ...``).
 
-    Returns
-    -------
-    context manager
-        As ``matplotlib.rc_context``: the settings of before are back when it ends.
+    Only the settings that make the look are changed and put back. ``matplotlib.rc_context`` would
+    put back all of them, and with them the interactive mode that notebooks switch on when the
+    first figure is made: no later figure would be shown.
     """
     import matplotlib as mpl
     from cycler import cycler
 
-    return mpl.rc_context(cast("Any", _STYLE | {"axes.prop_cycle": cycler(color=COLORS)}))
+    settings: Any = mpl.rcParams
+    look = _STYLE | {"axes.prop_cycle": cycler(color=COLORS)}
+    before = {key: settings[key] for key in look}
+    try:
+        settings.update(look)
+        yield
+    finally:
+        settings.update(before)
 
 
 def label(variable: xr.DataArray) -> str:
