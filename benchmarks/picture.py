@@ -70,7 +70,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
                 )
             panel.invert_xaxis()
             panel.grid(True, which="major")
-            panel.set_title(f"{problem.title} ({problem.n:,} equations)", loc="left")
+            panel.set_title(f"{problem.title} ({problem.n:,} eqs)", loc="left")
             panel.minorticks_off()
         for row in range(rows):
             axes[row][0].set_ylabel("time [ms]")
