@@ -131,7 +131,8 @@ def test_exact_data_give_back_the_parameters_and_initial_values() -> None:
     np.testing.assert_allclose(result.estimates["estimate"], expected, rtol=1e-6)
     assert list(result.estimates["parameter"].values) == ["a", "b", "c", "d", "x", "y"]
     assert list(result.estimates["kind"].values) == ["parameter"] * 4 + ["initial value"] * 2
-    np.testing.assert_allclose(result.problem.p, expected[:4], rtol=1e-6)
+    fitted = dict(zip(lotka.model.parameters, result.problem.p, strict=True))
+    assert fitted == pytest.approx(TRUTH, rel=1e-6)
     np.testing.assert_allclose(result.problem.u0, expected[4:], rtol=1e-6)
     assert result.loss < 1e-10
 
@@ -148,12 +149,12 @@ def test_noisy_data_give_intervals_that_hold_the_truth() -> None:
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     times = np.linspace(0, 4, 12)
     covered = 0
-    for seed in range(200):
+    for seed in range(100):
         data = decaying(times, noise=0.05, seed=seed)
         e = ps.fit(decay_problem(), data, [k, x]).estimates.sel(parameter="k")
         covered += bool(e.ci_low < 0.7 < e.ci_high)
-    # 95 % of 200; the binomial distribution gives 180..198 with a probability of 0.995.
-    assert 180 <= covered <= 198
+    # 95 % of 100; the binomial distribution gives 88..99 with a probability of 0.99.
+    assert 88 <= covered <= 99
 
 
 def test_it_agrees_with_curve_fit_where_the_solution_is_known() -> None:
@@ -205,7 +206,7 @@ def test_missing_values_are_left_out() -> None:
     result = ps.fit(lotka_start().remake(u0={x: 1.0, y: 1.0}), data, [a, b, c, d])
     kept = int(data.x.notnull().sum() + data.y.notnull().sum())
     assert result.dof == kept - 4
-    np.testing.assert_allclose(result.problem.p, list(TRUTH.values()), rtol=0.1)
+    np.testing.assert_allclose(result.estimates.estimate, list(TRUTH.values()), rtol=0.1)
     assert np.array_equal(np.isnan(result.residuals.x), np.isnan(data.x))
 
 
@@ -434,7 +435,8 @@ def test_parameters_that_only_enter_as_a_product_are_named() -> None:
     e = result.estimates
     assert np.isnan(e.stderr.sel(parameter=["a", "b"])).all()
     assert float(e.stderr.sel(parameter="c")) > 0
-    assert np.prod(result.problem.p[:2]) + result.problem.p[2] == pytest.approx(0.7, rel=0.1)
+    found = dict(zip(e["parameter"].values.tolist(), e.estimate.values.tolist(), strict=True))
+    assert found["a"] * found["b"] + found["c"] == pytest.approx(0.7, rel=0.1)
 
 
 def test_a_parameter_without_influence_is_named() -> None:
