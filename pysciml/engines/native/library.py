@@ -76,6 +76,15 @@ def _describe(message: str) -> tuple[str, str]:
     return "Failure", message
 
 
+def _norm(x: Array) -> float:
+    return float(np.sqrt(np.mean(x * x)))
+
+
+def _never_started(n_states: int) -> Outcome:
+    message = "the right-hand side is not finite, or too large, for a first step"
+    return Outcome(np.zeros(0), np.zeros((n_states, 0)), "Unstable", message)
+
+
 @dataclass
 class Compiled:
     """A compiled model with its solver; calls are serialized by a lock.
@@ -130,6 +139,8 @@ class Compiled:
             ode.rtol, ode.atol, ode.t0 = rtol, atol, t0
             ode.options.min_timestep = min_step
             start = time.perf_counter()
+            if not self._starts(inputs, t0, u0, rtol, atol):
+                return _never_started(self.n_states)
             try:
                 solution = ode.solve_dense(inputs, until) if isinstance(until, np.ndarray) else ode.solve(inputs, until)
                 t, u = solution.ts, self._sorted(solution.ys)
@@ -160,6 +171,23 @@ class Compiled:
                 )
             empty = np.zeros((self.n_states, 0))
             return Outcome(np.zeros(0), empty, retcode, message, where, time.perf_counter() - start)
+
+    def _starts(self, inputs: Array, t0: float, u0: Array, rtol: float, atol: float) -> bool:
+        """Whether the library's first step has a length.
+
+        It computes that as Hairer, Nørsett & Wanner do (1993, II.4), without looking for overflow;
+        a step of length zero is then repeated for ever.
+        """
+        u = u0 if self.order is None else u0[self.order]
+        with np.errstate(all="ignore"):
+            scale = 1 / (atol + rtol * np.abs(u))
+            f0 = self.ode.rhs(inputs, t0, u)
+            d0, d1 = _norm(u * scale), _norm(f0 * scale)
+            h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+            if not 0 < h0 < np.inf:
+                return False
+            d2 = _norm((self.ode.rhs(inputs, t0 + h0, u + h0 * f0) - f0) * scale) / h0
+        return bool(np.isfinite(d1) and not np.isinf(d2) and max(d1, d2) < 1e150)
 
     def _sorted(self, u: Array) -> Array:
         if self.order is None:

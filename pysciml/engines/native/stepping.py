@@ -85,8 +85,8 @@ class Task:
 
     @property
     def smallest_step(self) -> float:
-        """Steps below this do not move the time any more."""
-        return 1e-17 * max(abs(self.t0), abs(self.t1))
+        """Steps below this are refused: a share of the span too small for any transient."""
+        return 1e-22 * max(abs(self.t0), abs(self.t1))
 
 
 @dataclass
@@ -112,7 +112,7 @@ class March:
 
 @dataclass
 class Plan:
-    """What a solve has taught about a problem: where it was cut, and how many steps it took."""
+    """What a solve has taught: where it was cut, how many steps it took, how short the least was."""
 
     inputs: Array
     t0: float
@@ -120,6 +120,7 @@ class Plan:
     cuts: tuple[float, ...]
     steps: int
     counted: bool = False
+    least: float = 0.0
 
     def is_exactly(self, task: Task) -> bool:
         """Whether the task is the one the plan was made for."""
@@ -177,13 +178,13 @@ def march(task: Task, monitor: Monitor | None = None) -> March:
         task.prepared.history[key] = plan
         if task.saveat is None and len(plan.cuts) > 1:
             return found
-    result = _replay(task, plan.cuts)
+    result = _replay(task, plan.cuts, plan.least)
     if result.retcode == "Success":
         if task.saveat is None:
             result.n_steps = result.t.size - 1
         elif plan.is_exactly(task):
             if task.count and not plan.counted:
-                plan.steps = _replay(replace(task, saveat=None), plan.cuts).t.size - 1
+                plan.steps = _replay(replace(task, saveat=None), plan.cuts, plan.least).t.size - 1
                 plan.counted = True
             result.n_steps = plan.steps
         return result
@@ -257,16 +258,18 @@ class Slices:
         self.n_steps = 0
         self.retcode, self.message = "Success", ""
         self.mended = False
+        self._shortened = False
         self._length = _first_length(task) if length is None else length
 
     def __iter__(self) -> Iterator[Slice]:
         task = self.task
-        target, shortest = min(steps_per_call(task), self._most), task.smallest_step
+        target = min(steps_per_call(task), self._most)
         while self.end[0] < task.t1:
             t, u = self.end
             end = t + self._length
-            if task.t1 - end < 0.2 * self._length:
+            if end >= task.t1 or (not self._shortened and task.t1 - end < 0.2 * self._length):
                 end = task.t1
+            shortest = max(task.smallest_step, 4e-16 * t, 1e-17 * (end - t))
             guard = shortest
             if task.method == "Tsit5":  # implicit methods start with steps that are tiny anyway
                 guard = max((end - t) / (_SURPRISE * target), shortest)
@@ -281,6 +284,7 @@ class Slices:
                 return
             # The library stops within rounding of the end, which must not leave a sliver.
             yield self._advance(out, end)
+            self._shortened = False
             taken = max(out.t.size - 1, 1)
             self._length = (end - t) * min(max(0.8 * target / taken, 0.05), _GROWTH)
             if self.n_steps >= task.max_steps and self.end[0] < task.t1:
@@ -303,16 +307,16 @@ class Slices:
         """Whether a failed slice is worth another try, cut shorter."""
         task = self.task
         length = 0.0
-        if out.retcode == "DtLessThanMin" and guard > task.smallest_step:
+        if out.retcode == "DtLessThanMin" and guard > 4e-16 * t + 1e-17 * (end - t):
             length = (end - t) / 20
         elif out.retcode == STUMBLED:
             length, self.mended = 0.6 * (end - t), True
         elif out.retcode == "ConvergenceFailure" and out.failed_at > t + 1e-6 * (end - t):
             # The library counts failures over the whole call and gives up at 50.
             length, self.mended = 0.9 * (out.failed_at - t), True
-        if length <= 100 * task.smallest_step:
+        if length <= 100 * max(task.smallest_step, 4e-16 * t):
             return False
-        self._length = length
+        self._length, self._shortened = length, True
         return True
 
 
@@ -335,9 +339,10 @@ def _explore(task: Task, monitor: Monitor | None) -> tuple[March, Plan | None]:
     whole.n_steps = slices.n_steps
     if whole.retcode != "Success":
         return _at_saveat(task, whole, cuts), None
+    least = float(np.min(np.diff(whole.t), initial=task.t1 - task.t0))
     one = slices.n_steps <= 2 * steps_per_call(task) and not slices.mended
     cuts = [task.t1] if one else cuts
-    return whole, Plan(_inputs(task), task.t0, task.t1, tuple(cuts), slices.n_steps, not one)
+    return whole, Plan(_inputs(task), task.t0, task.t1, tuple(cuts), slices.n_steps, not one, least)
 
 
 def _salvage(task: Task, t: float, u: Array, end: float, failure: Outcome) -> Outcome | None:
@@ -353,7 +358,7 @@ def _salvage(task: Task, t: float, u: Array, end: float, failure: Outcome) -> Ou
     return None
 
 
-def _replay(task: Task, cuts: tuple[float, ...]) -> March:
+def _replay(task: Task, cuts: tuple[float, ...], least: float) -> March:
     """Integrate in known slices."""
     pieces = _Pieces(task)
     n = task.prepared.lowered.n_states
@@ -367,7 +372,8 @@ def _replay(task: Task, cuts: tuple[float, ...]) -> March:
             if saveat is not None:
                 inside = saveat[(saveat > t) & (saveat <= cut)]
                 until = inside if inside.size and inside[-1] == cut else np.append(inside, cut)
-            out = task.run(t, u, until)
+            # Steps that do not move the time any more would be repeated for ever.
+            out = task.run(t, u, until, min(1e-2 * least, 4e-16 * cut))
             pieces.seconds += out.seconds
             if out.retcode != "Success":
                 return pieces.finish((t, u), out.retcode, out.message)
@@ -389,7 +395,7 @@ def _at_saveat(task: Task, whole: March, cuts: list[float]) -> March:
         return whole
     reached = task.saveat[task.saveat <= whole.end[0]]
     part = replace(task, t1=whole.end[0], saveat=reached)
-    again = _replay(part, tuple(cuts))
+    again = _replay(part, tuple(cuts), 0.0)
     return March(again.t, again.u, whole.end, whole.n_steps, whole.retcode, whole.message, whole.seconds)
 
 
