@@ -26,7 +26,14 @@ class ImplicitStepper(Stepper):
 
     One Jacobian and one factorization serve all stages of a step. A stage that does not converge
     rejects the step.
+
+    Attributes
+    ----------
+    differentiable : bool
+        Whether derivatives through the step are wanted; they cost a factorization for each stage.
     """
+
+    differentiable: bool = False
 
     def __init__(self, rhs: Function, jacobian: Function, solver: Any, rtol: Any, atol: Any, *, order: float) -> None:
         self._rhs, self._jacobian = rhs, jacobian
@@ -58,11 +65,12 @@ class ImplicitStepper(Stepper):
         factors = lu_factor(jnp.where(usable, matrix, jnp.eye(y.shape[0], dtype=y.dtype)))
         slopes = [state]
         converged = usable
+        solve = self._implicit if self.differentiable else self._newton
         new = y
         for row, c, predict in zip(self._a, self._c, self._predict, strict=True):
             known = y + h * combine(row, slopes)
             guess = combine(predict, slopes)
-            slope, fine = self._newton(t + c * h, known, guess, h, y, p, factors)
+            slope, fine = solve(t + c * h, known, guess, h, y, p, factors)
             new = known + h * self._gamma * slope
             slopes.append(slope)
             converged = converged & fine
@@ -100,6 +108,22 @@ class ImplicitStepper(Stepper):
         first = (guess, jnp.zeros((), dtype=y.dtype), jnp.ones((), dtype=y.dtype), no, no, jnp.asarray(0))
         slope, _, _, done, _, _ = jax.lax.while_loop(lambda c: any_of(going(c)), iterate, first)
         return slope, done
+
+    def _implicit(self, t: Any, known: Any, guess: Any, h: Any, y: Any, p: Any, factors: Any) -> tuple[Any, Any]:
+        """As `_newton`, differentiable by the implicit function theorem."""
+
+        def residual(slope: Any) -> Any:
+            return self._rhs(t, known + h * self._gamma * slope, p) - slope
+
+        def solve(_: Any, start: Any) -> tuple[Any, Any]:
+            slope, converged = self._newton(t, known, start, h, y, p, factors)
+            return slope, jnp.where(converged, 1.0, 0.0)  # what comes along must have a derivative
+
+        def tangent(linear: Any, right: Any) -> Any:
+            return jnp.linalg.solve(jax.jacfwd(linear)(right), right)
+
+        slope, converged = jax.lax.custom_root(residual, guess, solve, tangent, has_aux=True)
+        return slope, converged > 0.5
 
     def interpolate(self, t: Any, t_next: Any, dense: dict[str, Any]) -> Callable[[Any], Any]:
         """See `Stepper.interpolate`: the cubic Hermite polynomial."""

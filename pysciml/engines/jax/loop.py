@@ -14,6 +14,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox.internal import while_loop as checkpointed_loop
 
 from pysciml.engines.jax.events import apply_events
 from pysciml.engines.jax.state import (
@@ -106,6 +107,8 @@ def advance(plan: Plan, carry: Carry, args: Arguments) -> Carry:
             }
         )
 
+    if plan.checkpoints:
+        return checkpointed_loop(running, body, carry, kind="checkpointed", checkpoints=plan.checkpoints)
     return jax.lax.while_loop(lambda c: any_of(running(c)), body, carry)
 
 
@@ -136,6 +139,8 @@ def _step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) 
         finite = jnp.isfinite(done.y).all()
         error = jnp.where(jnp.isfinite(done.error) & finite, done.error, jnp.inf)
         trial = jnp.where(finite, done.y, c.y)
+        if plan.checkpoints:  # the steps are taken as given, they are not differentiated
+            error, trial, c = jax.lax.stop_gradient(error), jax.lax.stop_gradient(trial), _fixed_steps(c)
         keep, t, t_end, _, control, _ = _controller(args).adapt_step_size(
             c.t, c.t_next, c.y, trial, args.p, error, stepper.error_order, c.control
         )
@@ -175,6 +180,12 @@ def _step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) 
     out_of_steps = (c2.code == RUNNING) & (c2.n_steps >= args.max_steps) & (c2.t < args.end)
     code = jnp.where(out_of_steps, MAX_ITERS, c2.code)
     return c2._replace(code=code, t_next=_target(plan, stepper, args, c2.t, c2.h, c2.saved))
+
+
+def _fixed_steps(c: Carry) -> Carry:
+    """The carry with everything that decides on steps held constant."""
+    held = {name: jax.lax.stop_gradient(getattr(c, name)) for name in ("t", "t_next", "h", "control")}
+    return c._replace(**held)
 
 
 def _save_times(c: Carry, args: Arguments, inside: Callable[[Any], Any], reached: Any, write: Any) -> Carry:

@@ -55,6 +55,8 @@ class Plan:
         Whether the first step of an adaptive method is ``Arguments.dt``.
     batched : bool
         Whether the loop will run under ``vmap``.
+    checkpoints : int
+        How many states reverse-mode differentiation keeps; 0: the loop is not differentiated.
     """
 
     stepper: Callable[[Arguments], Stepper]
@@ -65,6 +67,7 @@ class Plan:
     adaptive: bool
     given_dt: bool
     batched: bool = False
+    checkpoints: int = 0
 
     @property
     def uneven(self) -> bool:

@@ -1,0 +1,196 @@
+"""`gradient`: how a quantity computed from a solution depends on parameters and initial values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from pysciml._version import __version__
+from pysciml.engines.base import get
+from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.options import read_options
+from pysciml.problem import Problem
+
+#: Up to this many inputs the forward equations are solved by default.
+_FEW = 8
+
+
+class SolutionView:
+    """What a function under differentiation gets: the solution's arrays by name, over time.
+
+    ``view.x`` and ``view["x"]`` are the state or observed quantity x as a JAX array of shape
+    (n_t,); ``view.t`` is the time.
+    """
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        self._arrays = arrays
+
+    def __getitem__(self, name: Any) -> Any:
+        key = str(name) if str(name) in self._arrays else getattr(getattr(name, "func", None), "__name__", str(name))
+        if key not in self._arrays:
+            raise ProblemError(f"of: the solution has no {key!r}; it has {', '.join(self._arrays)}", symbol=str(name))
+        return self._arrays[key]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+
+def gradient(
+    problem: Problem,
+    of: Callable[[Any], Any] | Any,
+    wrt: Iterable[Any] | None = None,
+    alg: str | None = None,
+    *,
+    method: Literal["auto", "forward", "checkpointed"] = "auto",
+    saveat: float | npt.ArrayLike | None = None,
+    rtol: float = 1e-8,
+    atol: float = 1e-10,
+    dt: float | None = None,
+    max_steps: int = 1_000_000,
+) -> xr.Dataset:
+    """Differentiate a quantity computed from the solution.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of ordinary equations without events.
+    of : symbol, name, or callable
+        A state or observed quantity, differentiated at every output time; or a function of the
+        solution that returns one number, written with ``jax.numpy``: ``lambda sol:
+        ((sol.x - data)**2).sum()``.
+    wrt : list, optional
+        Parameters and states (their initial values), symbols or names; by default all parameters.
+    alg : str, optional
+        An algorithm of the JAX engine; by default Tsit5. Stiff problems need Kvaerno5 or KenCarp4.
+    method : {"auto", "forward", "checkpointed"}
+        ``"forward"`` solves the variational equations along with the states (cost: the number of
+        inputs). ``"checkpointed"`` goes back through the numerical solution, recomputing from
+        checkpoints (cost: independent of the number of inputs; memory: bounded). ``"auto"`` takes
+        the first for names and for up to 8 inputs, the second else.
+    saveat : float or array of float, optional
+        Output times as for `solve`; by default the end alone.
+    rtol, atol, dt, max_steps
+        As for `solve`; tighter by default.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``value``, and its derivative by each input: under the parameter's name, or the state's with
+        the suffix ``_initial``. Over ``t`` where ``of`` is a quantity, single numbers where it is a
+        function.
+
+    Raises
+    ------
+    ProblemError
+        Naming what is not a quantity or an input of the system.
+    UnsupportedError, EngineUnavailableError, SolverError
+        As `solve`.
+
+    Examples
+    --------
+    >>> gradient(problem, of=x, wrt=[a, b]).a  # d x(t_end) / d a
+    >>> loss = gradient(problem, of=lambda sol: ((sol.x - data) ** 2).sum(), wrt=["a", "x"], saveat=times)
+    """
+    if not isinstance(problem, Problem):
+        raise ProblemError(f"gradient takes a pysciml.Problem, not {type(problem).__name__}")
+    if method not in ("auto", "forward", "checkpointed"):
+        raise ProblemError(f"method must be 'auto', 'forward' or 'checkpointed', not {method!r}", symbol="method")
+    options = read_options(
+        problem.tspan,
+        rtol=rtol,
+        atol=atol,
+        saveat=saveat,
+        dt=dt,
+        max_steps=max_steps,
+        seed=None,
+        progress=False,
+    )
+    if options.saveat is None:
+        options = replace(options, saveat=np.array([problem.tspan[1]]))
+    inputs = _read_inputs(problem, wrt)
+    model = problem.system.model
+    names = (*model.states, *model.observed)
+    function: Callable[[Any], Any] | None = of if callable(of) and not hasattr(of, "free_symbols") else None
+    quantity = _read_quantity(problem, of) if function is None else None
+    engine = get("jax")
+    engine.check(model, alg)
+    if model.kind != "ode" or model.events:
+        raise UnsupportedError("gradients are for ordinary equations without events in this version", engine="jax")
+
+    from pysciml.engines.jax.engine import choose
+    from pysciml.engines.jax.gradient import gradient as differentiate
+
+    def evaluate(u: Any, observed: Any, t: Any) -> Any:
+        view = SolutionView({**dict(zip(names, [*u, *observed], strict=True)), "t": t})
+        if function is None:
+            return view[quantity]
+        value: Any = function(view)
+        if np.shape(value) != ():
+            raise ProblemError(
+                f"of must return one number, not an array of shape {np.shape(value)}; sum over it", symbol="of"
+            )
+        return value
+
+    few = quantity is not None or len(inputs) <= _FEW
+    chosen = ("forward" if few else "checkpointed") if method == "auto" else method
+    name = choose(model, alg)
+    value, by_p, by_u0 = differentiate(
+        model, problem.u0, problem.p, problem.tspan, name, options, evaluate, chosen, function or quantity
+    )
+    dims = () if quantity is None else ("t",)
+    variables: dict[str, Any] = {"value": (dims, value)}
+    for label, is_state, index in inputs:
+        variables[label] = (dims, (by_u0 if is_state else by_p)[..., index])
+    coords = {} if quantity is None else {"t": options.saveat}
+    attrs = {
+        "of": quantity or "function",
+        "method": chosen,
+        "engine": "jax",
+        "algorithm": name,
+        "model": problem.system.name,
+        "pysciml_version": __version__,
+    }
+    return xr.Dataset(variables, coords=coords, attrs=attrs)
+
+
+def _read_inputs(problem: Problem, wrt: Iterable[Any] | None) -> list[tuple[str, bool, int]]:
+    """(label, whether it is an initial value, position) of each input."""
+    system = problem.system
+    if wrt is None:
+        return [(name, False, i) for i, name in enumerate(system.model.parameters)]
+    if isinstance(wrt, str) or not isinstance(wrt, Iterable):
+        wrt = [wrt]
+    found: list[tuple[str, bool, int]] = []
+    for key in wrt:
+        index = system.parameter_index(key)
+        if index is not None:
+            found.append((system.model.parameters[index], False, index))
+            continue
+        index = system.state_index(key)
+        if index is None:
+            known = ", ".join((*system.model.parameters, *system.model.states))
+            raise ProblemError(f"wrt: {key} is neither a parameter nor a state ({known})", symbol=str(key))
+        found.append((f"{system.model.states[index]}_initial", True, index))
+    if not found:
+        raise ProblemError("wrt is empty: name at least one parameter or state", symbol="wrt")
+    return found
+
+
+def _read_quantity(problem: Problem, of: Any) -> str:
+    """The name of a state or observed quantity."""
+    system = problem.system
+    index = system.state_index(of)
+    if index is not None:
+        return system.model.states[index]
+    name = getattr(of, "name", None) or str(of)
+    if name in system.model.observed:
+        return name
+    known = ", ".join((*system.model.states, *system.model.observed))
+    raise ProblemError(f"of: {of} is neither a state nor observed ({known}), nor a function", symbol=str(of))
