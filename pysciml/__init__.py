@@ -20,14 +20,19 @@ from pysciml.solve import solve
 from pysciml.symbolic import D, Eq, Event, System, brownian, load, parameters, t, variables
 
 if TYPE_CHECKING:
-    from pysciml import plot
+    from pysciml import plot, testing
+    from pysciml.comparing import compare
     from pysciml.ensemble import solve_ensemble
     from pysciml.fitting import fit
+    from pysciml.gradients import gradient
 
 #: Loaded by first use, so that `import pysciml` stays light.
 _LAZY = {
+    "compare": ("pysciml.comparing", "compare"),
     "fit": ("pysciml.fitting", "fit"),
+    "gradient": ("pysciml.gradients", "gradient"),
     "plot": ("pysciml.plot", None),
+    "testing": ("pysciml.testing", None),
     "solve_ensemble": ("pysciml.ensemble", "solve_ensemble"),
 }
 
@@ -45,14 +50,17 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "brownian",
+    "compare",
     "engines",
     "fit",
+    "gradient",
     "load",
     "parameters",
     "plot",
     "solve",
     "solve_ensemble",
     "t",
+    "testing",
     "variables",
 ]
 

@@ -18,6 +18,8 @@ import xarray as xr
 from sympy.core.function import AppliedUndef
 
 from pysciml.errors import ProblemError
+from pysciml.plot_compare import ensemble as ensemble
+from pysciml.plot_compare import work_precision as work_precision
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

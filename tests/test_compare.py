@@ -1,0 +1,104 @@
+"""Comparing solvers: the table, its reference, and the pictures of comparisons and ensembles."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+
+import pysciml as ps
+from pysciml.plot import ensemble, work_precision
+
+D = ps.D
+x, v = ps.variables("x v")
+(k,) = ps.parameters("k,")
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch):
+    monkeypatch.setenv("PYSCIML_CACHE_DIR", "")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def oscillator():
+    system = ps.System([ps.Eq(D(x), v), ps.Eq(D(v), -k * x)], name="oscillator")
+    return ps.Problem(system, {x: 1.0, v: 0.0}, (0, 5), {k: 4.0})
+
+
+@pytest.fixture(scope="module")
+def table(oscillator):
+    times = np.linspace(0.5, 5, 10)
+    exact = xr.Dataset({"x": ("t", np.cos(2 * times)), "v": ("t", -2 * np.sin(2 * times))}, coords={"t": times})
+    return ps.compare(
+        oscillator,
+        [("native", "Tsit5"), ("jax", "Tsit5")],
+        [1e-4, 1e-6, 1e-8],
+        saveat=times,
+        reference=exact,
+        repeats=1,
+    )
+
+
+def test_the_table_says_how_accurate_and_how_fast(table):
+    assert table.error.dims == ("solver", "tolerance")
+    assert table.solver.values.tolist() == ["native Tsit5", "jax Tsit5"]
+    assert (table.retcode == "Success").all()
+    assert (table.seconds > 0).all()
+    assert (table.error[:, 0] > table.error[:, 2]).all()
+    assert (table.error[:, 2] < 1e-6).all()
+    assert (table.n_rhs.sel(solver="jax Tsit5").diff("tolerance") > 0).all()
+    assert table.engine.values.tolist() == ["native", "jax"]
+
+
+def test_a_solver_that_fails_is_in_the_table(oscillator):
+    table = ps.compare(oscillator, [("native", "Tsit5")], [1e-4, 1e-9], repeats=1, max_steps=100, saveat=[5.0],
+                       reference=xr.Dataset({"x": ("t", [np.cos(10)]), "v": ("t", [-2 * np.sin(10)])}))  # fmt: skip
+    assert table.retcode.values.tolist() == [["Success", "MaxIters"]]
+    assert np.isnan(table.error[0, 1])
+
+
+def test_the_reference_is_found_and_confirmed(oscillator):
+    table = ps.compare(oscillator, [("native", "Tsit5")], [1e-5], repeats=1, saveat=[2.5, 5.0])
+    assert 1e-9 < float(table.error[0, 0]) < 1e-3
+
+
+def test_bad_requests_are_refused_by_name(oscillator):
+    with pytest.raises(ps.ProblemError, match="tolerances must be numbers between"):
+        ps.compare(oscillator, [("native", "Tsit5")], [2.0])
+    with pytest.raises(ps.ProblemError, match="pairs"):
+        ps.compare(oscillator, [("native", "Tsit5", 3)])
+    with pytest.raises(ps.UnsupportedError, match="no algorithm 'Magic'"):
+        ps.compare(oscillator, [("native", "Magic")])
+    noisy = ps.Problem(ps.System([ps.Eq(D(x), x * ps.brownian("W"))]), {x: 1.0}, (0, 1))
+    with pytest.raises(ps.UnsupportedError, match="compare moments"):
+        ps.compare(noisy)
+
+
+def test_the_work_precision_diagram_shows_every_solver(table):
+    ax = work_precision(table)
+    assert [line.get_label() for line in ax.get_lines()] == ["native Tsit5", "jax Tsit5"]
+    np.testing.assert_array_equal(ax.get_lines()[0].get_xdata(), table.error[0])
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    assert len(work_precision(table, work="n_rhs").get_lines()) >= 1
+    with pytest.raises(ps.ProblemError, match=r"table of pysciml\.compare"):
+        work_precision(xr.Dataset())
+
+
+def test_ensemble_bands_are_the_quantiles():
+    values = np.linspace(0, 1, 101)[:, None] * np.array([1.0, 2.0, 3.0])
+    values[50] = np.nan
+    paths = xr.DataArray(values, dims=("trajectory", "t"), coords={"t": [0.0, 1.0, 2.0]}, name="x")
+    ax = ensemble(paths, samples=2)
+    bands = [band.get_label() for band in ax.collections]
+    assert bands == ["5 to 95 %", "25 to 75 %"]
+    median = next(line for line in ax.get_lines() if line.get_label() == "median")
+    np.testing.assert_allclose(median.get_ydata(), [0.5, 1.0, 1.5])
+    assert len(ax.get_lines()) == 3
+    two = paths.expand_dims(b=[1, 2])
+    with pytest.raises(ps.ProblemError, match="select one value of b"):
+        ensemble(two, dim="trajectory")
+    with pytest.raises(ps.ProblemError, match="quantiles must be between"):
+        ensemble(paths, quantiles=[5, 95])
+    with pytest.raises(ps.ProblemError, match="over t and at least one other"):
+        ensemble(paths.isel(trajectory=0))
