@@ -135,7 +135,9 @@ def measure(
                 prepared.append((solver.library, solver.method, ran, rtol, error, run, seconds))
             else:
                 refusals.append(Refusal(problem.name, solver.library, solver.method, f"at rtol {rtol:g}: no solution"))
-            if seconds > PATIENCE:
+            # What the promises about the large problem compare is measured however long it takes.
+            promised = large and (solver.library, solver.method) in {("pysciml", "auto"), ("SciPy", "BDF")}
+            if seconds > PATIENCE and not promised:
                 refusals.append(
                     Refusal(
                         problem.name,
