@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 
 _NEEDED: Final = ("jax", "diffrax", "equinox")
+#: Checks that were passed, (model hash, algorithm): a solve of a small model takes no longer than a check.
+_FITTING: Final[set[tuple[str, str | None]]] = set()
+_REMEMBERED: Final = 10_000
 _NO_OPS: Final = frozenset({ops.BESSELJ, ops.BESSELY, ops.BESSELI, ops.BESSELK, ops.HISTORY})
 
 
@@ -49,6 +52,8 @@ class JaxEngine(Engine):
 
     def check(self, model: Model, algorithm: str | None) -> None:
         """See `Engine.check`."""
+        if (model.hash, algorithm) in _FITTING:
+            return
         if model.kind not in self.kinds:
             others = [e.name for e in registry().values() if model.kind in e.kinds]
             who = f"engine={' or engine='.join(map(repr, others))} does" if others else "no registered engine does"
@@ -72,6 +77,9 @@ class JaxEngine(Engine):
             )
         if algorithm is not None:
             self._check_fit(model, algorithm)
+        if len(_FITTING) > _REMEMBERED:
+            _FITTING.clear()
+        _FITTING.add((model.hash, algorithm))
 
     def _check_fit(self, model: Model, name: str) -> None:
         """Raise for a method that is not for this kind of equation or noise."""

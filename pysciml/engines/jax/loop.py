@@ -30,6 +30,8 @@ from pysciml.engines.jax.state import (
 )
 from pysciml.engines.jax.steppers import Stepper
 
+#: An integral controller remembers nothing from step to step: diffrax's initial state.
+_MEMORYLESS: Final = (1.0, 1.0, False)
 _EPS: Final = float(np.finfo(np.float64).eps)
 _BUFFERS: Final = frozenset({"ts", "ys", "event_ts", "event_which"})
 
@@ -39,14 +41,12 @@ def start(plan: Plan, y0: Any, args: Arguments) -> Carry:
     stepper = plan.stepper(args)
     t = args.start
     code = jnp.asarray(RUNNING)
-    control: Any = None
     if plan.adaptive:
         dt0 = args.dt if plan.given_dt else None
         term = diffrax.ODETerm(plan.rhs)  # pyright: ignore[reportArgumentType]
-        t_first, control = _controller(args).init(
+        t_first, _ = _controller(args).init(
             term, t, args.end, y0, dt0, args.p, lambda terms, t, y, p: terms.vf(t, y, p), stepper.error_order
         )
-        control = jax.tree.map(jnp.asarray, control)
         h = t_first - t
         # diffrax's guess is 0 or infinite where the right-hand side or its change is zero or not finite.
         slope = plan.rhs(t, y0, args.p)
@@ -64,18 +64,17 @@ def start(plan: Plan, y0: Any, args: Arguments) -> Carry:
         h=jnp.asarray(h),
         y=y0,
         stepper=stepper.init(t, t_next, y0, args.p),
-        control=control,
         jumped=jnp.asarray(False) if n_events else None,
         code=code,
         n_steps=jnp.asarray(0),
         n_rejected=jnp.asarray(0),
-        saved=jnp.asarray(0),
-        ts=jnp.zeros(rows if plan.save == "steps" else 0, dtype=y0.dtype),
-        ys=jnp.full((rows, n), jnp.nan, dtype=y0.dtype),
-        fired=jnp.ones(n_events, dtype=bool),
-        n_events=jnp.asarray(0),
-        event_ts=jnp.zeros(plan.buffer if n_events else 0, dtype=y0.dtype),
-        event_which=jnp.zeros(plan.buffer if n_events else 0, dtype=jnp.int32),
+        saved=jnp.asarray(0) if plan.save != "end" else None,
+        ts=jnp.zeros(rows, dtype=y0.dtype) if plan.save == "steps" else None,
+        ys=jnp.full((rows, n), jnp.nan, dtype=y0.dtype) if plan.save != "end" else None,
+        fired=jnp.ones(n_events, dtype=bool) if n_events else None,
+        n_events=jnp.asarray(0) if n_events else None,
+        event_ts=jnp.zeros(plan.buffer, dtype=y0.dtype) if n_events else None,
+        event_which=jnp.zeros(plan.buffer, dtype=jnp.int32) if n_events else None,
     )
 
 
@@ -83,7 +82,10 @@ def advance(plan: Plan, carry: Carry, args: Arguments) -> Carry:
     """Integrate until the end, a failure, a full buffer, or ``args.stop_at`` steps."""
     stepper = plan.stepper(args)
     empty = jnp.asarray(0)
-    carry = carry._replace(saved=empty if plan.save == "steps" else carry.saved, n_events=empty)
+    if plan.save == "steps":
+        carry = carry._replace(saved=empty)
+    if plan.events:
+        carry = carry._replace(n_events=empty)
 
     def running(c: Carry) -> Any:
         go = (c.code == RUNNING) & (c.t < args.end) & (c.n_steps < args.stop_at)
@@ -141,10 +143,9 @@ def _step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) 
         trial = jnp.where(finite, done.y, c.y)
         if plan.checkpoints:  # the steps are taken as given, they are not differentiated
             error, trial, c = jax.lax.stop_gradient(error), jax.lax.stop_gradient(trial), _fixed_steps(c)
-        keep, t, t_end, _, control, _ = _controller(args).adapt_step_size(
-            c.t, c.t_next, c.y, trial, args.p, error, stepper.error_order, c.control
+        keep, t, t_end, _, _, _ = _controller(args).adapt_step_size(
+            c.t, c.t_next, c.y, trial, args.p, error, stepper.error_order, _MEMORYLESS
         )
-        control = jax.tree.map(lambda a, b: jnp.asarray(a, dtype=b.dtype), control, c.control)
         t = jnp.where(keep, c.t_next, c.t)
         h = t_end - jnp.where(keep, c.t_next, c.t)
         # A step cut short to land on an output time says nothing about the next one.
@@ -154,13 +155,12 @@ def _step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) 
         y = jnp.where(keep, done.y, c.y)
         state = jax.tree.map(lambda a, b: jnp.where(keep, a, b), done.state, c.stepper)
     else:
-        keep, t, h, control, code, y, state = True, c.t_next, c.h, c.control, c.code, done.y, done.state
+        keep, t, h, code, y, state = True, c.t_next, c.h, c.code, done.y, done.state
     c2 = c._replace(
         t=t,
         h=h,
         y=y,
         stepper=state,
-        control=control,
         code=code,
         n_steps=c.n_steps + 1,
         n_rejected=c.n_rejected + jnp.where(keep, 0, 1),
@@ -184,7 +184,7 @@ def _step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) 
 
 def _fixed_steps(c: Carry) -> Carry:
     """The carry with everything that decides on steps held constant."""
-    held = {name: jax.lax.stop_gradient(getattr(c, name)) for name in ("t", "t_next", "h", "control")}
+    held = {name: jax.lax.stop_gradient(getattr(c, name)) for name in ("t", "t_next", "h")}
     return c._replace(**held)
 
 

@@ -140,8 +140,8 @@ class Run:
         """Empty the buffers; whether there is more to do."""
         carry = self._carry
         code, t = int(carry.code), float(carry.t)
-        saved = int(carry.saved)
         if self._how.save == "steps":
+            saved = int(carry.saved)
             self._chunks.append((np.asarray(carry.ts)[:saved], np.asarray(carry.ys)[:saved]))
         if self._model.events:
             count = int(carry.n_events)

@@ -95,14 +95,13 @@ class Arguments(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """Where the integration is."""
+    """Where the integration is; None for what the plan has no use for."""
 
     t: Any
     t_next: Any
     h: Any
     y: Any
     stepper: Any
-    control: Any
     jumped: Any
     code: Any
     n_steps: Any
