@@ -65,12 +65,12 @@ def test_a_terminal_event_ends_the_solve() -> None:
     assert float(sol.t[-1]) == pytest.approx(2 * (1 - np.sqrt(1e-3)), abs=1e-7)
 
 
-@pytest.mark.parametrize(("direction", "times"), [("up", [1.5, 3.5]), ("down", [0.5, 2.5]), ("both", [0.5, 1.5, 2.5, 3.5])])
+@pytest.mark.parametrize(
+    ("direction", "times"), [("up", [1.5, 3.5]), ("down", [0.5, 2.5]), ("both", [0.5, 1.5, 2.5, 3.5])]
+)
 def test_directions(direction: str, times: list[float]) -> None:
     x = ps.variables("x")
-    system = ps.System(
-        [ps.Eq(D(x), 1)], events=[ps.Event(sp.cos(sp.pi * ps.t), {x: 0}, direction=direction)]
-    )
+    system = ps.System([ps.Eq(D(x), 1)], events=[ps.Event(sp.cos(sp.pi * ps.t), {x: 0}, direction=direction)])
     sol = solve(ps.Problem(system, {x: 0}, (0, 4)), rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(sol.attrs["event_times"], times, atol=1e-8)
     assert float(sol.x[-1]) == pytest.approx(4 - times[-1])
@@ -79,9 +79,7 @@ def test_directions(direction: str, times: list[float]) -> None:
 def test_two_events_at_one_time_both_fire_and_output_shows_what_follows() -> None:
     x = ps.variables("x")
     k = ps.parameters("k")
-    dose = ps.System(
-        [ps.Eq(D(x), -k * x)], events=[ps.Event(ps.t - 1, {x: x + 1}), ps.Event(2 * ps.t - 2, {x: 2 * x})]
-    )
+    dose = ps.System([ps.Eq(D(x), -k * x)], events=[ps.Event(ps.t - 1, {x: x + 1}), ps.Event(2 * ps.t - 2, {x: 2 * x})])
     sol = solve(ps.Problem(dose, {x: 1}, (0, 2), {k: 1}), saveat=1.0, rtol=1e-9, atol=1e-9)
     after = 2 * (np.exp(-1) + 1)
     np.testing.assert_allclose(sol.x, [1, after, after * np.exp(-1)], rtol=1e-7)
@@ -176,7 +174,8 @@ def test_sensitivities_agree_with_differences(algorithm: str | None, span: tuple
     engine, u0, p = NativeEngine(), np.array([1.0, 1.5]), np.array([1.5, 3.0])
     times = np.linspace(*span, 7)
     found = engine.sensitivities(model, u0, p, span, algorithm, SolveOptions(1e-9, 1e-9, times))
-    assert found.by_p.shape == (2, 7, 2) and found.by_u0.shape == (2, 7, 2)
+    assert found.by_p.shape == (2, 7, 2)
+    assert found.by_u0.shape == (2, 7, 2)
 
     def end(u: np.ndarray, q: np.ndarray) -> np.ndarray:
         return engine.solve(model, u, q, span, "Tsit5", SolveOptions(1e-12, 1e-12, times)).u

@@ -9,7 +9,8 @@ import pytest
 import sympy as sp
 
 import pysciml as ps
-from pysciml.engines.native import NativeEngine, compile
+from pysciml.engines.native import NativeEngine
+from pysciml.engines.native import compile as compiling
 from pysciml.errors import SolverError, UnsupportedError
 
 D = ps.D
@@ -100,7 +101,8 @@ def test_output_times_are_exactly_those_asked_for() -> None:
 def test_without_output_times_the_solver_s_steps_are_given() -> None:
     sol = solve(oscillator(), "Tsit5")
     assert sol.attrs["n_steps"] == sol.t.size - 1
-    assert sol.t[0] == 0 and sol.t[-1] == 10
+    assert sol.t[0] == 0
+    assert sol.t[-1] == 10
     assert len(set(np.round(np.diff(sol.t), 9).tolist())) > 3
 
 
@@ -118,20 +120,20 @@ def test_new_parameters_and_initial_values_do_not_compile_again(monkeypatch: pyt
     def refuse(self: object) -> None:
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(compile.Prepared, "_compile", refuse)
+    monkeypatch.setattr(compiling.Prepared, "_compile", refuse)
     sol = solve(problem.remake(p={"w": 3}, u0={"x": 2}, tspan=(1, 5)), saveat=1.0, rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(sol.x, 2 * np.cos(3 * (sol.t - 1)), atol=1e-6)
     assert sol.attrs["compile_seconds"] == 0
 
 
 def test_the_cache_of_compiled_models_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compile, "CACHE_SIZE", 3)
-    monkeypatch.setattr(compile, "_cache", OrderedDict())
+    monkeypatch.setattr(compiling, "CACHE_SIZE", 3)
+    monkeypatch.setattr(compiling, "_cache", OrderedDict())
     x = ps.variables("x")
     models = [ps.System([ps.Eq(D(x), -k * x)]).model for k in (1, 2, 3, 4)]
-    prepared = [compile.prepare(model) for model in models]
-    assert compile.prepare(models[3]) is prepared[3]
-    assert compile.prepare(models[0]) is not prepared[0]  # the least recently used went
+    prepared = [compiling.prepare(model) for model in models]
+    assert compiling.prepare(models[3]) is prepared[3]
+    assert compiling.prepare(models[0]) is not prepared[0]  # the least recently used went
 
 
 @pytest.mark.parametrize("saveat", [None, 0.1])
@@ -140,7 +142,8 @@ def test_max_steps_stops_a_solve_and_keeps_what_there_is(saveat: float | None) -
         solve(oscillator((0, 1000)), saveat=saveat, max_steps=50)
     partial = caught.value.partial
     assert caught.value.retcode == "MaxIters"
-    assert partial is not None and 3 < partial.t.size < 500
+    assert partial is not None
+    assert 3 < partial.t.size < 500
     np.testing.assert_allclose(partial.x, np.cos(2 * partial.t), atol=1e-3)
     assert partial.attrs["n_steps"] == 50
 
@@ -160,7 +163,8 @@ def test_a_singularity_is_an_error_with_the_solution_up_to_it(right, start, unti
     with pytest.raises(SolverError) as caught:
         solve(problem, algorithm)
     partial = caught.value.partial
-    assert partial is not None and float(partial.t[-1]) > until
+    assert partial is not None
+    assert float(partial.t[-1]) > until
     assert np.isfinite(partial.x).all()
     assert caught.value.retcode in ("DtLessThanMin", "Unstable", "ConvergenceFailure")
 

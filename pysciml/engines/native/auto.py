@@ -154,25 +154,24 @@ def _carry_out(task: Task, decision: Decision) -> March:
 
 def _decide(task: Task, *, calibrate: bool) -> Decision | tuple[March, Decision]:
     """Explore; a solve that fails on the way is the result."""
-    plain = replace(task, saveat=np.array([task.t1]), count=False)
+    look = replace(task, only_explore=True)
     watch = Watch(task)
     method, switch = IMPLICIT, None
     nothing = Plan(np.concatenate([task.p, task.u0, [task.origin]]), task.t0, task.t1, (task.t1,), 0)
     if task.prepared.model.differential.all():
-        found = _uninterrupted(march(_with(plain, EXPLICIT, SHARE[EXPLICIT]), watch))
+        found = march(_with(look, EXPLICIT, SHARE[EXPLICIT]), watch)
         if found.retcode == "Success":
             method = EXPLICIT
         elif found.retcode == "Stiff":
             if watch.steps > _EARLY:
                 switch = found.end[0]
-        elif found.retcode == "MaxIters" or not watch.would_rescue(found):
-            decision = Decision(nothing, EXPLICIT, SHARE[EXPLICIT])
-            return march(_with(task, EXPLICIT, SHARE[EXPLICIT])), decision
+        elif found.retcode in ("Interrupted", "MaxIters") or not watch.would_rescue(found):
+            return found, Decision(nothing, EXPLICIT, SHARE[EXPLICIT])
     decision = Decision(nothing, method, SHARE[method], switch)
     if method == IMPLICIT and switch is None:
-        found = _uninterrupted(march(_with(plain, IMPLICIT, SHARE[IMPLICIT])))
+        found = march(_with(look, IMPLICIT, SHARE[IMPLICIT]))
         if found.retcode != "Success":
-            return march(_with(task, IMPLICIT, SHARE[IMPLICIT])), decision
+            return found, decision
     if switch is None:
         plan: Plan | None = task.prepared.history.get((method, *_tolerances(_with(task, method, SHARE[method]))))
         if plan is not None:

@@ -101,7 +101,7 @@ class _Search:
                 continue
             trial = out.u[:, -1]
             g = float(self.conditions(np.array([middle]), trial[:, None])[event, 0])
-            if self._crossed(event, middle, trial, g, side):
+            if self.crossed(event, middle, trial, g, side):
                 high, g_high, state = middle, g, trial
                 g_low *= 0.5 if last == 1 else 1.0
                 last = 1
@@ -112,7 +112,7 @@ class _Search:
                 last = -1
         return high, np.ascontiguousarray(state)
 
-    def _crossed(self, event: int, t: float, u: Array, g: float, side: float) -> bool:
+    def crossed(self, event: int, t: float, u: Array, g: float, side: float) -> bool:
         """Whether a point is past the crossing, and not just leaving zero towards its side."""
         if g * side > 0:
             return False
@@ -237,18 +237,26 @@ def _crossing(
         grid = grid[: states.shape[1]]
     else:
         states = dense.u
-    signs = np.sign(search.conditions(grid, states))
+    values = search.conditions(grid, states)
+    signs = np.sign(values)
     sides = sides.copy()
     candidates: list[tuple[int, int, float]] = []  # (point, event, side before)
     for event in range(len(search.events)):
-        for k in np.flatnonzero(np.diff(signs[event], prepend=sides[event])):
-            sign = signs[event, k]
-            if sign == 0 or sign == sides[event]:
-                continue
-            if sides[event] != 0 and search.wanted(event, sign):
-                candidates.append((int(k), event, float(sides[event])))
+        k = 0
+        while True:
+            other = np.flatnonzero((signs[event, k:] != 0) & (signs[event, k:] != sides[event]))
+            if not other.size:
                 break
-            sides[event] = sign
+            k += int(other[0])
+            sign, side = float(signs[event, k]), float(sides[event])
+            g = float(values[event, k])
+            if side and not search.crossed(event, float(grid[k]), states[:, k], g, side):
+                k += 1
+            elif side and search.wanted(event, sign):
+                candidates.append((k, event, side))
+                break
+            else:
+                sides[event] = sign
     if not candidates:
         return None, sides
     first = min(k for k, _, _ in candidates)

@@ -139,8 +139,13 @@ class Compiled:
             ode.rtol, ode.atol, ode.t0 = rtol, atol, t0
             ode.options.min_timestep = min_step
             start = time.perf_counter()
-            if not self._starts(inputs, t0, u0, rtol, atol):
+            first, f0 = self._first_step(inputs, t0, u0, rtol, atol)
+            if first == 0:
                 return _never_started(self.n_states)
+            end = float(until[-1]) if isinstance(until, np.ndarray) else until
+            if end - t0 < 1e-12 * first:  # too short for the library, and a straight line
+                t = until if isinstance(until, np.ndarray) else np.array([t0, end])
+                return Outcome(t, u0[:, None] + (t - t0) * f0[:, None])
             try:
                 solution = ode.solve_dense(inputs, until) if isinstance(until, np.ndarray) else ode.solve(inputs, until)
                 t, u = solution.ts, self._sorted(solution.ys)
@@ -172,11 +177,11 @@ class Compiled:
             empty = np.zeros((self.n_states, 0))
             return Outcome(np.zeros(0), empty, retcode, message, where, time.perf_counter() - start)
 
-    def _starts(self, inputs: Array, t0: float, u0: Array, rtol: float, atol: float) -> bool:
-        """Whether the library's first step has a length.
+    def _first_step(self, inputs: Array, t0: float, u0: Array, rtol: float, atol: float) -> tuple[float, Array]:
+        """The length of the library's first step, 0 where it has none, and the right-hand side.
 
-        It computes that as Hairer, Nørsett & Wanner do (1993, II.4), without looking for overflow;
-        a step of length zero is then repeated for ever.
+        The library computes it as Hairer, Nørsett & Wanner do (1993, II.4), without looking for
+        overflow; a step of length zero is then repeated for ever.
         """
         u = u0 if self.order is None else u0[self.order]
         with np.errstate(all="ignore"):
@@ -185,9 +190,10 @@ class Compiled:
             d0, d1 = _norm(u * scale), _norm(f0 * scale)
             h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
             if not 0 < h0 < np.inf:
-                return False
+                return 0.0, f0
             d2 = _norm((self.ode.rhs(inputs, t0 + h0, u + h0 * f0) - f0) * scale) / h0
-        return bool(np.isfinite(d1) and not np.isinf(d2) and max(d1, d2) < 1e150)
+        starts = np.isfinite(d1) and not np.isinf(d2) and max(d1, d2) < 1e150
+        return (h0 if starts else 0.0), self._sorted(f0)
 
     def _sorted(self, u: Array) -> Array:
         if self.order is None:

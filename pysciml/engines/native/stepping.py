@@ -60,6 +60,7 @@ class Task:
     max_steps: int = 1_000_000
     progress: bool = False
     count: bool = True
+    only_explore: bool = False
 
     def run(self, t: float, u: Array, until: float | Array, least: float | None = None) -> Outcome:
         """One call of the library."""
@@ -121,6 +122,7 @@ class Plan:
     steps: int
     counted: bool = False
     least: float = 0.0
+    explored: tuple[float, ...] = ()
 
     def is_exactly(self, task: Task) -> bool:
         """Whether the task is the one the plan was made for."""
@@ -178,7 +180,14 @@ def march(task: Task, monitor: Monitor | None = None) -> March:
         task.prepared.history[key] = plan
         if task.saveat is None and len(plan.cuts) > 1:
             return found
+    if task.only_explore:
+        nothing = np.zeros((task.u0.size, 0))
+        return found or March(np.zeros(0), nothing, (task.t1, task.u0))
     result = _replay(task, plan.cuts, plan.least)
+    if result.retcode not in ("Success", "Interrupted") and found is not None and plan.cuts != plan.explored:
+        # What slices could do, one call could not: it failed on the way from tiny steps to long ones.
+        plan.cuts, plan.counted = plan.explored, True
+        result = _replay(task, plan.cuts, plan.least)
     if result.retcode == "Success":
         if task.saveat is None:
             result.n_steps = result.t.size - 1
@@ -341,8 +350,9 @@ def _explore(task: Task, monitor: Monitor | None) -> tuple[March, Plan | None]:
         return _at_saveat(task, whole, cuts), None
     least = float(np.min(np.diff(whole.t), initial=task.t1 - task.t0))
     one = slices.n_steps <= 2 * steps_per_call(task) and not slices.mended
-    cuts = [task.t1] if one else cuts
-    return whole, Plan(_inputs(task), task.t0, task.t1, tuple(cuts), slices.n_steps, not one, least)
+    explored = tuple(cuts)
+    used = (task.t1,) if one else explored
+    return whole, Plan(_inputs(task), task.t0, task.t1, used, slices.n_steps, not one, least, explored)
 
 
 def _salvage(task: Task, t: float, u: Array, end: float, failure: Outcome) -> Outcome | None:
