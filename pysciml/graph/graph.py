@@ -58,6 +58,7 @@ class Graph:
         for array in (op, args, const, index, *self.outputs.values()):
             array.setflags(write=False)
         self._programs: dict[str, Program] = {}
+        self._used_ops: dict[tuple[str, ...], frozenset[int]] = {}
 
     @classmethod
     def from_arrays(
@@ -160,11 +161,12 @@ class Graph:
 
     def used_ops(self, names: Iterable[str] | None = None) -> frozenset[int]:
         """The operation codes that the named outputs (all by default) need."""
-        outputs = [self.outputs[name] for name in (self.outputs if names is None else names)]
-        if not outputs:
-            return frozenset()
-        needed = self.reachable(np.concatenate(outputs))
-        return frozenset(np.unique(self.op[needed]).tolist())
+        key = tuple(self.outputs if names is None else names)
+        if key not in self._used_ops:  # every solve asks
+            outputs = [self.outputs[name] for name in key]
+            needed = self.reachable(np.concatenate(outputs)) if outputs else np.zeros(len(self), dtype=np.bool_)
+            self._used_ops[key] = frozenset(np.unique(self.op[needed]).tolist())
+        return self._used_ops[key]
 
     def evaluate(
         self,

@@ -133,9 +133,6 @@ class NativeEngine(Engine):
                         algorithm=algorithm,
                     ) from error
                 return self._failed(task, algorithm or auto.IMPLICIT, str(error))
-        if not np.isfinite(prepared.rhs(task.u0, task.p, tspan[0])).all():
-            message = "the right-hand side is not finite at the initial values"
-            return self._failed(task, algorithm or auto.EXPLICIT, message, "Unstable")
         if model.events:
             result, algorithm, fired = events.solve(task, choose=algorithm is None)
         elif algorithm is None:
@@ -143,6 +140,9 @@ class NativeEngine(Engine):
             algorithm = decision.name
         else:
             result = march(task)
+        if result.retcode != "Success" and not np.isfinite(prepared.rhs(task.u0, task.p, tspan[0])).all():
+            message = "the right-hand side is not finite at the initial values"
+            return self._failed(task, algorithm, message, "Unstable")
         return RawSolution(
             _model_times(task, tspan, options, result),
             result.u,
