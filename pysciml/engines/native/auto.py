@@ -50,8 +50,9 @@ _ENOUGH: Final = 6.0
 _FUTILE: Final = 4e3
 #: |h lambda| from which on stability is what limits the step.
 _STABILITY: Final = 2.0
-#: Implicit steps that a stiff problem takes at least, for comparing costs.
-_IMPLICIT_STEPS: Final = 300
+#: Implicit steps that a stiff problem takes at rtol = 1e-4, for comparing costs; they grow with
+#: the fifth root of the accuracy.
+_IMPLICIT_STEPS: Final = 400
 #: How far inputs may be from those a decision was made for.
 _NEAR: Final = 0.1
 #: A switch within this many steps starts again from the beginning.
@@ -234,6 +235,7 @@ class Watch:
         prepared = task.prepared
         self._explicit = step_cost(prepared, EXPLICIT)
         self._implicit = step_cost(prepared, IMPLICIT)
+        self._steps = _IMPLICIT_STEPS * max(1e-4 / max(task.rtol, 1e-12), 0.1) ** 0.2
 
     def __call__(self, part: Slice, slices: Slices) -> bool:
         """Whether to give up on the explicit method after this slice."""
@@ -244,7 +246,7 @@ class Watch:
         recent = np.diff(out.t[-21:])[:-1]  # the last step is cut to fit
         h, t = float(np.median(recent)), float(out.t[-1])
         to_go = (self._task.t1 - t) / h
-        if to_go * self._explicit < _IMPLICIT_STEPS * self._implicit:
+        if to_go * self._explicit < self._steps * self._implicit:
             return False
         return h * self._decay(t, u) > _STABILITY
 

@@ -23,9 +23,13 @@ from pysciml.engines.native.vectorize import state_order, vector_body
 from pysciml.engines.native.writing import FUNCTIONS, PRECEDENCE_OF_ATOMS, Piece, join, number
 from pysciml.graph import Graph, ops
 
-#: Up to this many operations the model is written equation by equation: it then runs about a third
-#: faster than as vectors and compiles in about a second (measured by benchmarks/native_rules.py).
+#: Up to this many operations the model is written equation by equation, and up to
+#: `IRREGULAR_OPERATIONS` too if few of its equations repeat: irregular models then compile and run
+#: two to three times faster, regular ones compile slower (measured by benchmarks/native_rules.py).
 SCALAR_OPERATIONS: Final = 250
+IRREGULAR_OPERATIONS: Final = 1000
+#: A model is regular if it takes at most one statement for this many operations.
+_REGULAR: Final = 16
 
 #: Expressions are cut into intermediates at this depth: the compiler's parser recurses, and 4,000
 #: nested parentheses overflow its stack.
@@ -66,8 +70,10 @@ def emit(
         Write vectors rather than scalars; decided by size when left out.
     """
     roots: list[int] = lowered.outputs["rhs"].tolist()
+    operations = count_operations(lowered)
+    undecided = vectors is None and operations <= IRREGULAR_OPERATIONS
     if vectors is None:
-        vectors = lowered.n_states > 1 and count_operations(lowered) > SCALAR_OPERATIONS
+        vectors = lowered.n_states > 1 and operations > SCALAR_OPERATIONS
     if not vectors:
         signs = np.where(differential & backward, -1, 1)
         return Emitted(_scalar_body(lowered, roots, signs, differential))
@@ -80,6 +86,8 @@ def emit(
     ordered = differential[order]
     signs = np.where(ordered & backward, -1, 1)
     text = vector_body(moved, [roots[k] for k in order], signs, ordered)
+    if undecided and text.count("{") * _REGULAR > operations:
+        return emit(lowered, differential, backward=backward, vectors=False)
     same = bool(np.array_equal(order, np.arange(order.size)))
     return Emitted(text, None if same else order)
 

@@ -28,10 +28,11 @@ import numpy as np
 
 from pysciml.engines.base import Array
 from pysciml.engines.native.compile import Prepared
+from pysciml.engines.native.emit import SCALAR_OPERATIONS
 from pysciml.engines.native.library import MISSED, STUMBLED, Outcome
 
 #: Seconds that one call should take at most, by the model of `step_cost`.
-CALL_SECONDS: Final = 0.25
+CALL_SECONDS: Final = 0.4
 #: An explicit slice is given up when it needs steps this many times shorter than predicted.
 _SURPRISE: Final = 30
 #: Growth of slices while they are cheap.
@@ -146,11 +147,12 @@ def _inputs(task: Task) -> Array:
 def step_cost(prepared: Prepared, method: str) -> float:
     """Seconds that one step takes, roughly, from above (benchmarks/native_rules.py)."""
     n, operations = prepared.lowered.n_states, prepared.operations
-    evaluation = 3e-9 * operations + 2e-9 * n
+    per_operation = 3e-9 if operations <= SCALAR_OPERATIONS else 1.2e-9  # vectors
+    evaluation = per_operation * operations + 2e-9 * n
     if method == "Tsit5":
         return 1.5e-6 + 8 * evaluation
     if prepared.sparse:
-        cost = 3e-6 + 1.7e-6 * n + 5 * evaluation
+        cost = 3e-6 + 1.0e-6 * n + 5 * evaluation
     else:
         cost = 3e-6 + 5 * evaluation + 0.1 * n * evaluation + 3e-9 * n**2 + 1e-10 * n**3
     return cost if method == "QNDF" else 3 * cost
