@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pydiffsol
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,8 +14,6 @@ from pysciml.engines.native.library import Compiled
 from pysciml.engines.native.lower import SUPPORTED, lower
 from pysciml.engines.native.writing import number
 from pysciml.graph import Graph, GraphBuilder, Model, ops
-
-pydiffsol = pytest.importorskip("pydiffsol")
 
 UNARY = sorted(code for code in SUPPORTED if ops.OPS[code].arity == 1)
 BINARY = sorted(code for code in SUPPORTED if ops.OPS[code].arity == 2)

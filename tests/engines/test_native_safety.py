@@ -13,8 +13,6 @@ import pytest
 from pysciml.engines.native.lower import SUPPORTED
 from pysciml.graph import ops
 
-pytest.importorskip("pydiffsol")
-
 ENVIRONMENT = {**os.environ, "PYSCIML_ENGINE": "native"}
 
 
