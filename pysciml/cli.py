@@ -1,4 +1,4 @@
-"""The command line: ``pysciml demo``, ``pysciml doctor``, ``pysciml solve``."""
+"""The command line: ``pysciml demo``, ``pysciml doctor``, ``pysciml julia``, ``pysciml solve``."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ Differential equations written in SymPy, solved by compiled engines, back as lab
 start here:
   pysciml demo                     a real data set fitted and drawn, in seconds
   pysciml doctor                   what is installed, whether it works, what to do next
+  pysciml julia setup              Julia and its packages, for the engine that solves everything
   pysciml solve MODEL.json ...     solve a saved model; `pysciml solve --help` shows how to save one
 """
 
@@ -58,6 +59,13 @@ and then, in Python:
 _DOCTOR: Final = """\
 Show versions, which engines can run and why the others cannot, and solve a small problem with a known
 solution on every engine that can. Paste its output into a bug report.
+"""
+
+_JULIA: Final = """\
+The engine 'julia' runs Symbolics.jl and DifferentialEquations.jl inside this process. `setup` installs Julia
+(unless PYTHON_JULIAPKG_EXE names one, or it is on the PATH) and the packages into a folder of their own
+(PYSCIML_JULIA_HOME names another), and compiles them: some 20 minutes on two cores, once. It can be interrupted
+and repeated. `status` only looks: code 0 when the engine is ready, 1 when something is missing.
 """
 
 _SOLVE: Final = """\
@@ -127,6 +135,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     add("doctor", "what is installed and whether it works", _DOCTOR, _EXIT_CODES, _run_doctor)
 
+    julia = add("julia", "set up Julia for engine='julia', or show its state", _JULIA, _EXIT_CODES, _run_julia)
+    julia.add_argument("what", choices=("setup", "status"), help="install what is missing, or only look")
+    julia.add_argument("--cuda", action="store_true", help="also for NVIDIA GPUs (not in this version)")
+    julia.add_argument("--sysimage", action="store_true", help="also a system image (not in this version)")
+
     run = add("solve", "solve a saved model", _SOLVE, _SOLVE_EXAMPLES + _EXIT_CODES, _run_solve)
     run.add_argument("model", metavar="MODEL.json", help="a model file, as System.save writes")
     numbers = run.add_argument_group("numbers")
@@ -175,10 +188,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = make_parser()
-    if next((word for word in given if not word.startswith("-")), None) == "julia":
-        # Said by name, since documentation elsewhere already knows the command.
-        _complain("`pysciml julia` is not part of this version: its engines are embedded ones; see `pysciml doctor`")
-        return USAGE
     options = parser.parse_args(given)
     debug = getattr(options, "debug", False)
     if options.command is None:
@@ -293,6 +302,22 @@ def _self_test(engine: str) -> tuple[str, bool]:
         f"{1e3 * seconds:.3g} ms with compilation",
         good,
     )
+
+
+# ---- julia ----
+
+
+def _run_julia(options: Any) -> int:
+    from pysciml.engines.julia.setup import setup, status
+
+    if options.what == "setup":
+        setup(cuda=options.cuda, sysimage=options.sysimage)
+        return OK
+    found = status()
+    for name in ("executable", "julia", "project", "package"):
+        print(f"  {name:10} {getattr(found, name) or '(none)'}")
+    print("ready" if found.ready else found.missing)
+    return OK if found.ready else FAILED
 
 
 # ---- solve ----

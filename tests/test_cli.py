@@ -202,7 +202,7 @@ def test_debug_shows_the_traceback(model: str, capsys: pytest.CaptureFixture[str
         (["solve", "m.json", "--u0", "x=one"], "'one' is not a number"),
         (["solve", "m.json", "--tspan", "0"], "expected 2 arguments"),
         (["solve", "m.json", "--quick"], "--quick"),
-        (["julia", "setup"], "`pysciml julia` is not part of this version"),
+        (["julia", "dance"], "invalid choice: 'dance'"),
     ],
 )
 def test_a_command_line_that_cannot_be_read_is_code_2(

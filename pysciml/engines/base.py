@@ -249,9 +249,8 @@ def get(name: str) -> Engine:
     """
     engine = registry().get(name)
     if engine is None:
-        later = " yet (it comes with a later version)" if name == "julia" else ""
         raise UnsupportedError(
-            f"there is no engine {name!r}{later}: choose from 'auto', " + ", ".join(map(repr, sorted(registry()))),
+            f"there is no engine {name!r}: choose from 'auto', " + ", ".join(map(repr, sorted(registry()))),
             engine=name,
         )
     reason = engine.unavailable()

@@ -1,0 +1,109 @@
+"""Starting Julia inside this process, once, and the rules for calling it.
+
+juliacall reads its settings when it is first imported. Those the user has set are respected; the
+others are set for the moment of the import and taken back:
+
+``HANDLE_SIGNALS=yes``
+    Julia with several threads needs its own handling of the signals it stops threads with. Ctrl-C
+    is given back to Python afterwards.
+``THREADS=auto``
+    One Julia thread for each core, for ensembles.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import Any, Final
+
+from pysciml.engines.julia import environment
+from pysciml.engines.julia.environment import SETUP
+from pysciml.errors import EngineUnavailableError
+
+_SETTINGS: Final = {
+    "PYTHON_JULIACALL_HANDLE_SIGNALS": "yes",
+    "PYTHON_JULIACALL_THREADS": "auto",
+    "PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION": "no",
+}
+
+_lock = threading.RLock()
+_started: tuple[int, Any] | None = None
+
+
+def running() -> bool:
+    """Whether this process has started Julia for pysciml."""
+    return _started is not None and _started[0] == os.getpid()
+
+
+def julia() -> Any:
+    """The Julia module ``PySciML``; starts Julia if need be (seconds, the first time).
+
+    Raises
+    ------
+    EngineUnavailableError
+        If it cannot be started here; the message says what mends it.
+    """
+    global _started
+    with _lock:
+        if _started is None:
+            _started = os.getpid(), _start()
+        pid, module = _started
+        if pid != os.getpid():
+            raise EngineUnavailableError(
+                f"Julia was started in process {pid}, and this one was forked from it: Julia's threads do not "
+                "survive a fork. Start worker processes with the 'spawn' or 'forkserver' method of "
+                "multiprocessing, or fork before the first solve",
+                engine="julia",
+            )
+        return module
+
+
+def _start() -> Any:
+    found = environment.find()
+    if isinstance(found, str):
+        raise EngineUnavailableError(found, engine="julia")
+    already = "juliacall" in sys.modules
+    settings = dict(_SETTINGS, PYTHON_JULIACALL_EXE=found.executable, PYTHON_JULIACALL_PROJECT=found.project)
+    ours = {} if already else {key: value for key, value in settings.items() if key not in os.environ}
+    if os.environ.get("PYTHON_JULIACALL_HANDLE_SIGNALS") == "no":
+        ours.pop("PYTHON_JULIACALL_THREADS", None)  # several threads without Julia's signals crash
+    os.environ.update(ours)
+    try:
+        import juliacall
+
+        base = juliacall.Base  # pyright: ignore[reportAttributeAccessIssue]
+        if already:  # somebody else's Julia: make our packages visible to it, behind its own
+            base.push_b(base.LOAD_PATH, found.project)
+        module = base.require(juliacall.Main, base.Symbol("PySciML"))  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise EngineUnavailableError(
+            f"Julia ({found.executable}, project {found.project}) does not start: {reason[:2000]}; "
+            f"if its packages are incomplete, run `{SETUP}` again",
+            engine="julia",
+        ) from error
+    finally:
+        for key in ours:
+            os.environ.pop(key, None)
+        _give_back_interrupts()
+    return module
+
+
+def _give_back_interrupts() -> None:
+    """Let Ctrl-C reach Python again: Julia blocks it in the thread that started it."""
+    if hasattr(signal, "pthread_sigmask") and threading.current_thread() is threading.main_thread():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def message_of(error: BaseException) -> str:
+    """Julia's own message of an error, without the stack, on one line."""
+    inner = getattr(error, "exception", None)
+    if inner is None:
+        return str(error)
+    import juliacall
+
+    base = juliacall.Base  # pyright: ignore[reportAttributeAccessIssue]
+    text = str(base.sprint(base.showerror, inner))
+    return " ".join(text.removeprefix("ArgumentError: ").split())

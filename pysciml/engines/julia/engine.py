@@ -1,0 +1,176 @@
+"""`JuliaEngine`: what the front sees. Julia is started by the first solve."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sys
+import time
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
+from pysciml.engines.julia import bridge, environment
+from pysciml.engines.julia.algorithms import ALGORITHMS
+from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.graph import Model, ops
+
+#: A solve comes back from Julia this often, in seconds, for Ctrl-C and progress.
+_SLICE: Final = 0.1
+
+#: Codes of the operations in the table of ``julia/src/operations.jl``.
+OPERATIONS: Final = frozenset(
+    (0, 1, 2, 3, 5, *range(10, 16), *range(20, 36), *range(40, 48), *range(50, 59), *range(60, 70))
+)
+
+_MESSAGES: Final = {
+    "MaxIters": "max_steps = {max_steps} steps did not reach the end",
+    "Unstable": "the solution is not finite any more",
+    "DtLessThanMin": "the step size went to zero: a singularity, or a discontinuity",
+    "DtNaN": "the step size is not a number: the right-hand side is not finite at the start",
+    "ConvergenceFailure": "the implicit equations of a step could not be solved",
+    "InitialFailure": "no consistent initial values were found",
+}
+
+
+class JuliaEngine(Engine):
+    """Symbolics.jl and DifferentialEquations.jl, in this process, through juliacall.
+
+    A model crosses as arrays, is compiled there once, and is solved without any call back into
+    Python; the interpreter lock is released meanwhile.
+    """
+
+    name: ClassVar[str] = "julia"
+    kinds: ClassVar[tuple[str, ...]] = ("ode", "dae", "sde", "dde")
+
+    def unavailable(self) -> str | None:
+        """See `Engine.unavailable`."""
+        found = environment.find()
+        return found if isinstance(found, str) else None
+
+    def version(self) -> str:
+        """Julia's version, where it is known without starting it."""
+        if bridge.running():
+            return f"Julia {bridge.julia().VERSION}"
+        found = environment.find()
+        return "" if isinstance(found, str) else f"Julia {found.julia}".strip()
+
+    def algorithms(self) -> dict[str, str]:
+        """See `Engine.algorithms`; any other exported by the solver packages can be used as well."""
+        return {name: about for name, (_, about) in ALGORITHMS.items()}
+
+    def check(self, model: Model, algorithm: str | None) -> None:
+        """See `Engine.check`."""
+        if model.kind not in self.kinds:
+            raise self._unsupported(
+                f"the julia engine solves {', '.join(self.kinds)}, and {model.name!r} is {model.kind}", algorithm
+            )
+        missing = [ops.OPS[code].name for code in sorted(model.graph.used_ops() - OPERATIONS)]
+        if missing:
+            raise self._unsupported(f"the julia engine cannot evaluate {', '.join(missing)}", algorithm)
+        if algorithm is None:
+            return
+        if algorithm in ALGORITHMS:
+            family = ALGORITHMS[algorithm][0]
+            wanted = "sde" if model.kind == "sde" else "ode"
+            if family != wanted:
+                fitting = ", ".join(name for name, (kind, _) in ALGORITHMS.items() if kind == wanted)
+                raise self._unsupported(f"{algorithm} is not for {model.kind} problems, but {fitting} are", algorithm)
+            return
+        if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", algorithm) is None:
+            self.check_algorithm(algorithm)
+        if self.unavailable() is None:  # rarer ones are known to Julia only
+            try:
+                bridge.julia().algorithm(algorithm, bridge.julia().Symbol(model.kind))
+            except Exception as error:
+                raise self._unsupported(f"the julia engine: {bridge.message_of(error)}", algorithm) from error
+
+    def solve(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        tspan: tuple[float, float],
+        algorithm: str | None,
+        options: SolveOptions,
+    ) -> RawSolution:
+        """See `Engine.solve`."""
+        from pysciml.engines.julia.transfer import compiled
+
+        name = algorithm or ""
+        module = bridge.julia()
+        ready, compile_seconds = self._translated(lambda: compiled(model, name), algorithm)
+        seed = secrets.randbits(63) if options.seed is None else options.seed
+        begin = time.perf_counter()
+        with ready.lock:
+            run = self._translated(
+                lambda: module.start._jl_call_nogil(
+                    ready.handle,
+                    np.ascontiguousarray(u0, dtype=np.float64),
+                    np.ascontiguousarray(p, dtype=np.float64),
+                    float(tspan[0]),
+                    float(tspan[1]),
+                    name,
+                    options.rtol,
+                    options.atol,
+                    options.saveat,
+                    options.dt or 0.0,
+                    options.max_steps,
+                    seed,
+                ),
+                algorithm,
+            )
+            interrupted = self._advance(module, run, model, tspan, options)
+            t, u, label, retcode, message, accepted, rejected, evaluations, _, when, which = module.result(run)
+        if interrupted:
+            retcode, message = "Interrupted", "interrupted"
+        raw = RawSolution(
+            t=np.asarray(t),
+            u=np.asarray(u).T,
+            algorithm=label,
+            retcode=retcode,
+            message=message or _MESSAGES.get(retcode, "").format(max_steps=options.max_steps),
+            n_steps=accepted,
+            n_rejected=rejected,
+            n_rhs=evaluations,
+            solve_seconds=time.perf_counter() - begin,
+            compile_seconds=compile_seconds,
+        )
+        if model.events:
+            raw.event_times = list(zip(np.asarray(when).tolist(), np.asarray(which).tolist(), strict=True))
+        if model.kind == "sde":
+            raw.extra["seed"] = seed
+        return raw
+
+    def _advance(self, module: Any, run: Any, model: Model, tspan: tuple[float, float], options: SolveOptions) -> bool:
+        """Let Julia work until it is done; whether it was interrupted."""
+        advance = module.advance_b
+        try:
+            while not advance._jl_call_nogil(run, _SLICE):
+                if options.progress:
+                    t, steps = module.progress(run)
+                    share = (t - tspan[0]) / (tspan[1] - tspan[0])
+                    sys.stderr.write(f"\r{model.name}: {100 * share:.1f} %, {steps} steps")
+                    sys.stderr.flush()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            if options.progress:
+                sys.stderr.write("\n")
+        return False
+
+    def _translated(self, call: Any, algorithm: str | None) -> Any:
+        """Call Julia; what it cannot do becomes `UnsupportedError` with its own message."""
+        try:
+            return call()
+        except Exception as error:
+            if type(error).__name__ != "JuliaError":
+                raise
+            message = bridge.message_of(error)
+            if "dt must be given" in message:
+                raise ProblemError(f"{algorithm} has fixed steps: give their size as dt=", symbol="dt") from error
+            raise self._unsupported(f"the julia engine: {message}", algorithm) from error
+
+    def _unsupported(self, message: str, algorithm: str | None) -> UnsupportedError:
+        return UnsupportedError(message, engine=self.name, algorithm=algorithm)

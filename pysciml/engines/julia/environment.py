@@ -1,0 +1,115 @@
+"""Where Julia and its packages are: found by looking at files, never by starting anything.
+
+Two ways lead to an environment. `pysciml julia setup` makes one in the folder `home` and writes down
+in a marker file how to start it. Or the user names one, in the variables that juliacall reads
+(``PYTHON_JULIACALL_EXE`` and ``PYTHON_JULIACALL_PROJECT``) or juliapkg (``PYTHON_JULIAPKG_EXE`` and
+``PYTHON_JULIAPKG_PROJECT``); it must have the Julia package PySciML.
+
+No ``juliapkg.json`` is shipped on purpose: juliapkg reads those of all installed packages, so with
+one every ``import juliacall`` of any program would install Julia and our packages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pysciml
+
+SETUP: Final = "pysciml julia setup"
+MARKER: Final = "pysciml-julia.json"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A Julia environment that can be started.
+
+    Attributes
+    ----------
+    executable : str
+    project : str
+        The folder with its ``Project.toml`` and ``Manifest.toml``.
+    julia : str
+        Julia's version, as far as it is known without starting it.
+    """
+
+    executable: str
+    project: str
+    julia: str = ""
+
+
+def package_folder() -> Path:
+    """The Julia package ``PySciML``: beside the Python package in a checkout, inside it in a wheel."""
+    here = Path(pysciml.__file__).resolve().parent
+    checkout = here.parent / "julia"
+    return checkout if (checkout / "Project.toml").is_file() else here / "julia_package"
+
+
+def fingerprint() -> str:
+    """Changes when the Julia package needs other packages than before."""
+    return hashlib.blake2b((package_folder() / "Project.toml").read_bytes(), digest_size=8).hexdigest()
+
+
+def home() -> Path:
+    """The folder of the environment that `pysciml julia setup` makes (``$PYSCIML_JULIA_HOME``)."""
+    given = os.environ.get("PYSCIML_JULIA_HOME")
+    return Path(given) if given else Path(sys.prefix) / "share" / "pysciml" / "julia"
+
+
+def find() -> Environment | str:
+    """The environment to start, or one sentence that says what is missing and what mends it."""
+    if "juliacall" not in sys.modules and importlib.util.find_spec("juliacall") is None:
+        return "juliacall is not installed: python -m pip install juliacall"
+    executable, project = named("EXE"), named("PROJECT")
+    if executable[1] and project[1]:
+        return _given(executable, project)
+    return _set_up()
+
+
+def named(what: str) -> tuple[str, str]:
+    """The variable in which the user names Julia (``"EXE"``) or a project, and its value, maybe empty."""
+    for variable in (f"PYTHON_JULIACALL_{what}", f"PYTHON_JULIAPKG_{what}"):
+        if value := os.environ.get(variable, ""):
+            return variable, value
+    return "", ""
+
+
+def _given(named_executable: tuple[str, str], named_project: tuple[str, str]) -> Environment | str:
+    (variable, executable), (project_variable, project) = named_executable, named_project
+    if shutil.which(executable) is None:
+        return f"{variable} names {executable}, which cannot be run: correct or unset it"
+    manifests = sorted(Path(project).glob("Manifest*.toml"))
+    if not any("[[deps.PySciML]]" in path.read_text(encoding="utf-8") for path in manifests):
+        return (
+            f"the Julia project {project} ({project_variable}) has no package PySciML: add the folder "
+            f"{package_folder()} to it with Julia's Pkg.develop, or unset the variable and run `{SETUP}`"
+        )
+    return Environment(executable, project)
+
+
+def _set_up() -> Environment | str:
+    path = home() / MARKER
+    try:
+        marker: Any = json.loads(path.read_text(encoding="utf-8"))
+        found = Environment(str(marker["executable"]), str(marker["project"]), str(marker["julia"]))
+        made_for = str(marker["fingerprint"])
+    except FileNotFoundError:
+        if home().is_dir():
+            return f"the setup of Julia was not finished: run `{SETUP}` again, it goes on where it stopped"
+        return f"Julia is not set up: run `{SETUP}`"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{path} cannot be read: run `{SETUP}` again"
+    if shutil.which(found.executable) is None:
+        return f"Julia is not at {found.executable} any more: run `{SETUP}` again"
+    if not (Path(found.project) / "Project.toml").is_file():
+        return f"the Julia environment {found.project} is gone: run `{SETUP}` again"
+    if made_for != fingerprint():
+        return f"pysciml was updated and needs other Julia packages: run `{SETUP}` again"
+    return found

@@ -1,0 +1,171 @@
+"""`pysciml julia setup`: Julia and its packages in a folder of their own.
+
+Julia itself comes from (in this order) ``PYTHON_JULIACALL_EXE``, ``PYTHON_JULIAPKG_EXE``, the
+``PATH``, an earlier setup, or is installed by juliapkg. The packages go into the environment
+`pysciml.engines.julia.environment.home`; Julia shares what it compiles between environments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from pysciml.engines.julia import environment
+from pysciml.engines.julia.environment import MARKER, SETUP, Environment
+from pysciml.errors import EngineUnavailableError, UnsupportedError
+
+#: Versions of Julia that the package supports, in juliapkg's notation.
+_JULIA: Final = "1.10.3 - 1"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `pysciml julia status` shows.
+
+    Attributes
+    ----------
+    ready : bool
+    missing : str
+        What is missing and the command that mends it; empty when ready.
+    executable, project, julia : str
+        As far as they are known.
+    package : str
+        The folder of the Julia package PySciML.
+    """
+
+    ready: bool
+    missing: str
+    executable: str
+    project: str
+    julia: str
+    package: str
+
+
+def status() -> Status:
+    """Look at the Julia environment without starting anything."""
+    found = environment.find()
+    package = str(environment.package_folder())
+    if isinstance(found, str):
+        return Status(False, found, "", str(environment.home()), "", package)
+    return Status(True, "", found.executable, found.project, found.julia, package)
+
+
+def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print) -> Environment:
+    """Install Julia where there is none, and the packages of the engine; compile them.
+
+    It can be interrupted and repeated: what is there already is not done again. The output of
+    Julia's package manager goes to standard error. On two cores compiling takes some 20 minutes.
+
+    Parameters
+    ----------
+    cuda, sysimage : bool
+        Packages for GPUs, an image for a faster start: not in this version.
+    progress : callable
+        Called with one line for every step.
+
+    Returns
+    -------
+    Environment
+
+    Raises
+    ------
+    EngineUnavailableError
+        With what went wrong and what to do.
+    """
+    if cuda:
+        raise UnsupportedError("the julia engine does not run on GPUs in this version", engine="julia")
+    if sysimage:
+        raise UnsupportedError(
+            "this version makes no system image: run `pysciml julia setup` without it", engine="julia"
+        )
+    package = environment.package_folder()
+    if not (package / "src" / "PySciML.jl").is_file():
+        raise EngineUnavailableError(
+            f"this copy of pysciml has no Julia package in {package}: install pysciml again", engine="julia"
+        )
+    folder = environment.home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).unlink(missing_ok=True)
+    except OSError as error:
+        raise EngineUnavailableError(
+            f"the folder {folder} cannot be written ({error}): name another one in PYSCIML_JULIA_HOME", engine="julia"
+        ) from error
+    executable, version = _find_julia(folder, progress)
+    progress(f"Julia {version} at {executable}")
+    project = folder / "environment"
+    project.mkdir(exist_ok=True)
+    progress(f"installing and compiling packages into {project}")
+    _run(executable, project, package)
+    found = Environment(executable, str(project), version)
+    _write_marker(folder / MARKER, found)
+    progress("done: ps.solve(problem) now uses Julia")
+    return found
+
+
+def _find_julia(folder: Path, progress: Progress) -> tuple[str, str]:
+    from juliapkg import find_julia
+    from juliapkg.compat import Compat
+
+    variable, given = environment.named("EXE")
+    compat: Any = Compat.parse(_JULIA)
+    try:
+        if given:
+            version = find_julia.julia_version(given)
+            if version is None:
+                raise EngineUnavailableError(f"{variable}={given} is no Julia", engine="julia")
+            return given, str(version)
+        progress("looking for Julia")
+        executable, version = find_julia.find_julia(compat=compat, prefix=str(folder / "julia"), install=True)
+    except EngineUnavailableError:
+        raise
+    except Exception as error:  # juliapkg raises plain exceptions, also where there is no network
+        raise EngineUnavailableError(
+            f"Julia could not be installed ({' '.join(str(error).split())}): check the network, or install Julia "
+            f"1.10 or newer yourself (julialang.org) and run `{SETUP}` again",
+            engine="julia",
+        ) from error
+    return str(executable), str(version)
+
+
+def _run(executable: str, project: Path, package: Path) -> None:
+    command = [
+        executable,
+        "--startup-file=no",
+        f"--project={project}",
+        str(package / "setup.jl"),
+        str(package),
+        metadata.version("juliacall"),
+    ]
+    variables = dict(os.environ)
+    variables.setdefault("JULIA_CONDAPKG_BACKEND", "Null")
+    code = subprocess.run(command, env=variables, check=False).returncode
+    if code != 0:
+        raise EngineUnavailableError(
+            f"Julia's package manager failed (exit code {code}, its message is above): run `{SETUP}` again, "
+            "it goes on where it stopped",
+            engine="julia",
+        )
+
+
+def _write_marker(path: Path, found: Environment) -> None:
+    text = json.dumps(
+        {
+            "executable": found.executable,
+            "project": found.project,
+            "julia": found.julia,
+            "fingerprint": environment.fingerprint(),
+        },
+        indent=2,
+    )
+    partial = path.with_suffix(".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)

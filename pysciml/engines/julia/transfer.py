@@ -1,0 +1,106 @@
+"""Sending models to Julia as arrays, and keeping what was compiled there."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from pysciml.engines.julia.bridge import julia
+from pysciml.graph import Graph, Model
+
+#: This many models stay compiled, the least recently used go first.
+CACHE_SIZE: Final = 64
+
+
+@dataclass
+class Compiled:
+    """A model on the Julia side.
+
+    Attributes
+    ----------
+    handle : Julia value
+        ``PySciML.Model``.
+    lock : lock
+        Compiled functions have buffers, so one solve at a time.
+    implicit : dict of str to bool
+        Algorithm -> whether it uses a Jacobian.
+    """
+
+    handle: Any
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    implicit: dict[str, bool] = field(default_factory=dict[str, bool])
+    has_jacobian: bool = False
+
+
+_cache: OrderedDict[str, Compiled] = OrderedDict()
+_lock = threading.RLock()
+
+
+def compiled(model: Model, algorithm: str) -> tuple[Compiled, float]:
+    """The compiled model, ready for an algorithm (``""``: the default), and the seconds it took."""
+    begin = time.perf_counter()
+    with _lock:
+        found = _cache.get(model.hash)
+        if found is None:
+            found = _cache[model.hash] = Compiled(_compile(model))
+            if len(_cache) > CACHE_SIZE:
+                _cache.popitem(last=False)
+        _cache.move_to_end(model.hash)
+        if not found.has_jacobian and _wants_jacobian(model, found, algorithm):
+            with found.lock:
+                _send_jacobian(model, found)
+    return found, time.perf_counter() - begin
+
+
+def send(graph: Graph) -> Any:
+    """A graph as a Julia value."""
+    return julia().Graph(graph.op, graph.args, graph.const, graph.index, graph.n_states, graph.n_params)
+
+
+def _compile(model: Model) -> Any:
+    module = julia()
+    graph = model.graph
+    module.load_kind(model.kind)
+    handle = module.Model(model.kind, send(graph), graph.outputs["rhs"], model.differential)
+    if model.noise_type is not None:
+        module.set_noise_b(
+            handle,
+            graph.outputs["diffusion"],
+            model.diffusion_rows,
+            model.diffusion_cols,
+            len(model.noise),
+            model.noise_type,
+        )
+    for event in model.events:
+        values = graph.outputs[event.values] if event.targets else np.zeros(0, dtype=np.int32)
+        module.add_event_b(
+            handle,
+            int(graph.outputs[event.condition][0]),
+            values,
+            np.asarray(event.targets, dtype=np.int64),
+            event.direction,
+            event.terminal,
+        )
+    return handle
+
+
+def _wants_jacobian(model: Model, found: Compiled, algorithm: str) -> bool:
+    if not model.differential.all():
+        return True
+    if model.kind == "dde":
+        return False
+    wants = found.implicit.get(algorithm)
+    if wants is None:
+        wants = found.implicit[algorithm] = bool(julia().wants_jacobian(found.handle, algorithm))
+    return wants
+
+
+def _send_jacobian(model: Model, found: Compiled) -> None:
+    graph, rows, cols = model.graph.jacobian("rhs")
+    julia().set_jacobian_b(found.handle, send(graph), graph.outputs["jacobian"], rows, cols)
+    found.has_jacobian = True

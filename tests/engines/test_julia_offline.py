@@ -1,0 +1,188 @@
+"""The Julia engine where there is no Julia: what it says, and that it starts nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pysciml as ps
+from pysciml import cli
+from pysciml.engines.julia import JuliaEngine, bridge, environment, setup
+from pysciml.engines.julia.engine import OPERATIONS
+from pysciml.errors import EngineUnavailableError, UnsupportedError
+from pysciml.graph import ops
+
+D = ps.D
+
+
+@pytest.fixture
+def no_julia(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty home for the environment, and nothing named by the user."""
+    for what in ("EXE", "PROJECT"):
+        monkeypatch.delenv(f"PYTHON_JULIACALL_{what}", raising=False)
+        monkeypatch.delenv(f"PYTHON_JULIAPKG_{what}", raising=False)
+    monkeypatch.delenv("PYSCIML_ENGINE", raising=False)
+    home = tmp_path / "home"
+    monkeypatch.setenv("PYSCIML_JULIA_HOME", str(home))
+    return home
+
+
+def decay() -> ps.Problem:
+    (x,) = ps.variables("x,")
+    return ps.Problem(ps.System([ps.Eq(D(x), -x)]), {x: 1.0}, (0, 1))
+
+
+def make_environment(home: Path, **changes: str) -> None:
+    project = home / "environment"
+    project.mkdir(parents=True)
+    (project / "Project.toml").write_text("")
+    marker = {
+        "executable": sys.executable,
+        "project": str(project),
+        "julia": "1.10.8",
+        "fingerprint": environment.fingerprint(),
+    }
+    (home / environment.MARKER).write_text(json.dumps(marker | changes))
+
+
+def test_without_setup_the_one_command_is_named(no_julia: Path) -> None:
+    reason = JuliaEngine().unavailable()
+    assert reason == "Julia is not set up: run `pysciml julia setup`"
+    with pytest.raises(EngineUnavailableError, match="pysciml julia setup"):
+        ps.solve(decay(), engine="julia")
+    assert ps.engines()["julia"].why_not == reason
+
+
+def test_auto_passes_over_a_julia_that_is_not_set_up(no_julia: Path) -> None:
+    assert ps.solve(decay()).attrs["engine"] == "native"
+
+
+def test_looking_for_julia_starts_nothing(no_julia: Path) -> None:
+    code = (
+        "import sys; from pysciml.engines.julia import JuliaEngine; e = JuliaEngine(); e.unavailable(); e.version(); "
+        "e.algorithms(); print(sorted({'juliacall', 'juliapkg'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_an_environment_that_was_set_up_is_found(no_julia: Path) -> None:
+    make_environment(no_julia)
+    assert environment.find() == environment.Environment(sys.executable, str(no_julia / "environment"), "1.10.8")
+    assert JuliaEngine().unavailable() is None
+    assert JuliaEngine().version() == "Julia 1.10.8"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"executable": "no-such-julia"}, "Julia is not at no-such-julia any more"),
+        ({"project": "no-such-folder"}, "no-such-folder is gone"),
+        ({"fingerprint": "another"}, "needs other Julia packages"),
+    ],
+)
+def test_what_became_wrong_with_an_environment_is_said(no_julia: Path, changes: dict[str, str], says: str) -> None:
+    make_environment(no_julia, **changes)
+    reason = JuliaEngine().unavailable()
+    assert reason is not None
+    assert says in reason
+    assert "pysciml julia setup" in reason
+
+
+def test_an_unfinished_setup_is_said(no_julia: Path) -> None:
+    no_julia.mkdir()
+    assert "not finished" in str(JuliaEngine().unavailable())
+    (no_julia / environment.MARKER).write_text("{")
+    assert "cannot be read" in str(JuliaEngine().unavailable())
+
+
+def test_a_project_of_the_user_must_have_the_package(
+    no_julia: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHON_JULIACALL_EXE", sys.executable)
+    monkeypatch.setenv("PYTHON_JULIACALL_PROJECT", str(tmp_path))
+    assert "has no package PySciML" in str(JuliaEngine().unavailable())
+    (tmp_path / "Manifest.toml").write_text('[[deps.PySciML]]\npath = "julia"\n')
+    assert JuliaEngine().unavailable() is None
+    monkeypatch.setenv("PYTHON_JULIACALL_EXE", "no-such-julia")
+    assert "cannot be run" in str(JuliaEngine().unavailable())
+    for what in ("EXE", "PROJECT"):  # juliapkg's variables mean the same
+        monkeypatch.delenv(f"PYTHON_JULIACALL_{what}")
+    monkeypatch.setenv("PYTHON_JULIAPKG_EXE", sys.executable)
+    assert "not set up" in str(JuliaEngine().unavailable())
+    monkeypatch.setenv("PYTHON_JULIAPKG_PROJECT", str(tmp_path))
+    assert JuliaEngine().unavailable() is None
+
+
+def test_after_a_fork_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "_started", (-1, object()))
+    with pytest.raises(EngineUnavailableError, match="fork"):
+        bridge.julia()
+
+
+def test_what_the_engine_lacks_is_refused_before_julia_starts(no_julia: Path) -> None:
+    engine = JuliaEngine()
+    model = decay().system.model
+    engine.check(model, "Tsit5")
+    with pytest.raises(UnsupportedError, match="EM is not for ode problems, but Tsit5"):
+        engine.check(model, "EM")
+    for name in ("Tsit5()", "run(`ls`)", "a b", ""):
+        with pytest.raises(UnsupportedError, match="has no algorithm"):
+            engine.check(model, name)
+    assert not bridge.running()
+
+
+def test_status_says_what_is_missing(no_julia: Path) -> None:
+    found = setup.status()
+    assert not found.ready
+    assert "pysciml julia setup" in found.missing
+    assert (Path(found.package) / "Project.toml").is_file()
+    make_environment(no_julia)
+    assert setup.status().ready
+
+
+def test_setup_says_when_its_folder_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PYSCIML_JULIA_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(EngineUnavailableError, match="PYSCIML_JULIA_HOME"):
+        setup.setup(progress=lambda line: None)
+    with pytest.raises(UnsupportedError, match="GPU"):
+        setup.setup(cuda=True)
+    with pytest.raises(UnsupportedError, match="image"):
+        setup.setup(sysimage=True)
+
+
+def test_setup_says_when_the_julia_package_is_missing(
+    no_julia: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(environment, "package_folder", lambda: tmp_path)
+    with pytest.raises(EngineUnavailableError, match="has no Julia package"):
+        setup.setup(progress=lambda line: None)
+    assert not no_julia.exists()
+
+
+def test_the_command_line_shows_the_state(no_julia: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["julia", "status"]) == 1
+    assert "run `pysciml julia setup`" in capsys.readouterr().out
+    make_environment(no_julia)
+    assert cli.main(["julia", "status"]) == 0
+    assert "1.10.8" in capsys.readouterr().out
+    assert cli.main(["julia", "setup", "--cuda"]) == 1
+    assert "GPU" in capsys.readouterr().err
+
+
+def test_the_doctor_names_the_command(no_julia: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor"]) == 0
+    assert "julia: not available: Julia is not set up: run `pysciml julia setup`" in capsys.readouterr().out
+
+
+def test_the_operations_are_those_of_the_julia_package() -> None:
+    """The table in Julia has a row for every operation the engine claims, and the codes mean the same."""
+    source = (environment.package_folder() / "src" / "operations.jl").read_text(encoding="utf-8")
+    named = {int(code): name for code, name in re.findall(r"^    (\d+) => \w+\(:(\w+)", source, re.MULTILINE)}
+    assert named == {code: ops.OPS[code].name for code in OPERATIONS if 10 <= code != ops.SELECT}
+    assert f"SELECT = 0x{ops.SELECT:02x}" in source
