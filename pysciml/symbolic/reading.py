@@ -219,6 +219,16 @@ class Reader:
             self.convert.derivative_leaves[node] = (function, order)
         return node
 
+    def order_unknowns(self) -> None:
+        """Put the unknowns in the order of the equations that give their derivatives.
+
+        That is the order in which a person would list them, and it keeps neighbours of a grid
+        together, whatever order the terms of an equation are in.
+        """
+        last = len(self.builder)
+        first = {f: min((leaf for k, leaf in x.leaves.items() if k), default=last) for f, x in self.unknowns.items()}
+        self.unknowns = dict(sorted(self.unknowns.items(), key=lambda item: first[item[0]]))
+
     def _delayed(self, expression: Any, time: int) -> int:
         argument = expression.args[0]
         if not argument.has(self.time):
@@ -357,4 +367,5 @@ def read_equations(reader: Reader, equations: tuple[sp.Eq, ...]) -> list[tuple[i
         raise ModelError(
             "the equations have no unknowns: write the states as functions of time, x = pysciml.variables('x')"
         )
+    reader.order_unknowns()
     return sides

@@ -49,7 +49,8 @@ class System:
     Attributes
     ----------
     states : tuple of SymPy expressions
-        The first-order states, unknowns and their lower derivatives.
+        The first-order states, unknowns and their lower derivatives, in the order of the equations
+        that give their derivatives; algebraic ones come last.
     parameters : tuple of symbols
     equations : tuple of sympy.Eq
         As given.

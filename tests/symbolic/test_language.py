@@ -538,6 +538,12 @@ def test_declared_parameters_keep_their_order_and_may_be_unused():
     assert System([Eq(D(x), -x)], parameters=[]).parameters == ()
 
 
+def test_states_come_in_the_order_of_the_equations_for_their_derivatives():
+    x, y, z = ps.variables("x y z")
+    system = System([Eq(D(y), x + z), Eq(D(z), x), Eq(z * y, 2 * D(x, 2))])
+    assert [str(s) for s in system.model.states] == ["y", "z", "x", "x_t"]
+
+
 def test_parameters_come_in_the_order_they_appear():
     assert System([Eq(D(x), d * x), Eq(D(y), a * y + d)]).parameters == (d, a)
 

@@ -34,6 +34,7 @@ from pysciml.engines.native.stepping import (
     Slice,
     Slices,
     Task,
+    count_steps,
     march,
     step_cost,
     steps_per_call,
@@ -71,12 +72,15 @@ class Decision:
         Of the tolerance, that the method is given.
     switch : float or None
         When QNDF takes over from Tsit5.
+    solved : March or None
+        What finding the share has solved already, where that is what was asked for.
     """
 
     plan: Plan
     method: str
     share: float
     switch: float | None = None
+    solved: March | None = None
 
     @property
     def name(self) -> str:
@@ -100,6 +104,10 @@ def solve(task: Task, *, calibrate: bool = True) -> tuple[March, Decision]:
         if isinstance(found, tuple):
             return found
         decision = task.prepared.history[key] = found
+    if decision.solved is not None:
+        solved, decision.solved = decision.solved, None
+        solved.n_steps = count_steps(_with(task, decision.method, decision.share))
+        return solved, decision
     return _carry_out(task, decision), decision
 
 
@@ -178,7 +186,7 @@ def _decide(task: Task, *, calibrate: bool) -> Decision | tuple[March, Decision]
         if plan is not None:
             decision.plan = plan
             if calibrate:
-                decision.share = _calibrated(task, method, plan.steps)
+                decision.share, decision.solved = _calibrated(task, method, plan.steps)
     return decision
 
 
@@ -196,34 +204,47 @@ def _grid(task: Task) -> Array:
     return np.unique(np.append((task.t0 + span * shares).clip(task.t0, task.t1), task.t1))
 
 
-def _calibrated(task: Task, method: str, steps: int) -> float:
-    """The share of the tolerance with which the solution has the accuracy asked for."""
+def _calibrated(task: Task, method: str, steps: int) -> tuple[float, March | None]:
+    """The share of the tolerance with which the solution has the accuracy asked for.
+
+    Also the solution with that share, where it was computed at the times asked for.
+    """
     times = _grid(task)
     share = SHARE[method]
     budget = 4 * steps_per_call(replace(task, method=method))
 
-    def values(part: float) -> Array | None:
+    def solved(part: float) -> March | None:
         found = _uninterrupted(march(replace(_with(task, method, part), saveat=times, count=False)))
-        return found.u if found.retcode == "Success" else None
+        return found if found.retcode == "Success" else None
 
-    coarse = values(share) if steps <= budget else None
-    last = float("inf")
+    coarse = solved(share) if steps <= budget else None
+    first, last = coarse, float("inf")
     while coarse is not None and steps <= budget:
-        fine = values(share / 10)
+        fine = solved(share / 10)
         steps *= 2
         if fine is None:
-            return share
-        error = float(np.max(np.abs(coarse - fine) / (task.atol + task.rtol * np.abs(fine))))
+            break
+        error = float(np.max(np.abs(coarse.u - fine.u) / (task.atol + task.rtol * np.abs(fine.u))))
         if error <= _ENOUGH:
             if np.isfinite(last):
                 # Between the last share and this one the error falls geometrically.
                 backward = np.log(_ENOUGH / error) / max(np.log(last / max(error, 1e-3)), 1e-3)
-                share *= 10 ** min(max(0.7 * backward, 0.0), 0.9)
-            return share
+                return share * 10 ** min(max(0.7 * backward, 0.0), 0.9), None
+            break
         if error > _FUTILE or share * task.rtol < 1e-12 or share < 1e-3 * SHARE[method]:
-            return SHARE[method]
+            return SHARE[method], _as_asked(task, first)
         last, share, coarse = error, share / 10, fine
-    return share
+    return share, _as_asked(task, coarse)
+
+
+def _as_asked(task: Task, found: March | None) -> March | None:
+    """A solution on the grid of `_grid`, at the times asked for; None where these are not the same."""
+    if found is None or task.saveat is None:
+        return None
+    if task.saveat.size and task.saveat[0] == task.t0:
+        t, u = np.append(task.t0, found.t), np.column_stack([task.u0, found.u])
+        found = replace(found, t=t, u=u)
+    return found if np.array_equal(found.t, task.saveat) else None
 
 
 class Watch:

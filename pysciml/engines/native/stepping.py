@@ -194,15 +194,23 @@ def march(task: Task, monitor: Monitor | None = None) -> March:
         if task.saveat is None:
             result.n_steps = result.t.size - 1
         elif plan.is_exactly(task):
-            if task.count and not plan.counted:
-                plan.steps = _replay(replace(task, saveat=None), plan.cuts, plan.least).t.size - 1
-                plan.counted = True
-            result.n_steps = plan.steps
+            result.n_steps = count_steps(task) if task.count else plan.steps
         return result
     task.prepared.history.pop(key, None)
     if found is None and result.retcode != "Interrupted":  # the plan misled: look closer
         return march(task, monitor)
     return result
+
+
+def count_steps(task: Task) -> int:
+    """The steps of a solve that has been planned; counted by a call of its own the first time."""
+    plan: Plan | None = task.prepared.history.get((task.method, task.rtol, task.atol))
+    if plan is None or not plan.is_exactly(task):
+        return -1
+    if not plan.counted:
+        plan.steps = _replay(replace(task, saveat=None), plan.cuts, plan.least).t.size - 1
+        plan.counted = True
+    return plan.steps
 
 
 @dataclass
