@@ -3,5 +3,6 @@
 from pysciml.graph.builder import GraphBuilder
 from pysciml.graph.graph import Graph
 from pysciml.graph.model import EventSpec, Model
+from pysciml.graph.networks import Network
 
-__all__ = ["EventSpec", "Graph", "GraphBuilder", "Model"]
+__all__ = ["EventSpec", "Graph", "GraphBuilder", "Model", "Network"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from pysciml.graph import interpret, ops
 from pysciml.graph.graph import Graph
+from pysciml.graph.networks import Call, Network
 
 #: Integer powers up to this one become products, which every engine multiplies faster than it
 #: raises to a power.
@@ -36,6 +37,9 @@ class GraphBuilder:
         self._const: list[float] = []
         self._index: list[int] = []
         self._memo: dict[tuple[object, ...], int] = {}
+        self.networks: list[Network] = []
+        self.calls: list[Call] = []
+        self._call_numbers: dict[Call, int] = {}
         self.zero = self.constant(0.0)
         self.one = self.constant(1.0)
 
@@ -48,6 +52,7 @@ class GraphBuilder:
     def copy_nodes(self, graph: Graph) -> list[int]:
         """Copy all nodes of a graph into this one; returns where each went."""
         moved: list[int] = []
+        calls = self.copy_networks(graph.networks, graph.calls)
         for code, row, value, index in zip(
             graph.op.tolist(),
             graph.args.tolist(),
@@ -56,8 +61,24 @@ class GraphBuilder:
             strict=True,
         ):
             args = tuple(moved[a] for a in row[: ops.OPS[code].arity])
-            moved.append(self._intern(code, args, value, index))
+            moved.append(self._intern(code, args, value, calls[index] if code == ops.NETWORK else index))
         return moved
+
+    def copy_networks(self, networks: Sequence[Network], calls: Sequence[Call]) -> list[int]:
+        """Know another graph's networks, too; returns which of ``calls`` each of its calls is here."""
+        numbers = [self._network_number(network) for network in networks]
+        return [self._call_number(call._replace(network=numbers[call.network])) for call in calls]
+
+    def _network_number(self, network: Network) -> int:
+        if network not in self.networks:
+            self.networks.append(network)
+        return self.networks.index(network)
+
+    def _call_number(self, call: Call) -> int:
+        number = self._call_numbers.setdefault(call, len(self.calls))
+        if number == len(self.calls):
+            self.calls.append(call)
+        return number
 
     def __len__(self) -> int:
         return len(self._op)
@@ -117,6 +138,42 @@ class GraphBuilder:
             self._const.append(value)
             self._index.append(index)
         return node
+
+    def network(self, network: Network, output: int, inputs: Sequence[int], wrt: Sequence[int] = ()) -> int:
+        """An output of a network, differentiated by the inputs in ``wrt``."""
+        call = Call(self._network_number(network), output, tuple(sorted(wrt)))
+        vector = inputs[0]
+        for node in inputs[1:]:
+            vector = self._intern(ops.JOIN, (vector, node), 0.0, -1)
+        return self._intern(ops.NETWORK, (vector,), 0.0, self._call_number(call))
+
+    def inputs_of(self, node: int) -> list[int]:
+        """The inputs of a ``NETWORK`` node; see `Graph.inputs_of`."""
+        found: list[int] = []
+        stack = [self._args[node][0]]
+        while stack:
+            current = stack.pop()
+            if self._op[current] == ops.JOIN:
+                stack += reversed(self._args[current])
+            else:
+                found.append(current)
+        return found
+
+    def differentiated(self, node: int, by: int) -> int:
+        """The derivative of a ``NETWORK`` node by its input number ``by``."""
+        call = self.calls[self._index[node]]
+        new = call._replace(wrt=tuple(sorted((*call.wrt, by))))
+        return self._intern(ops.NETWORK, self._args[node], 0.0, self._call_number(new))
+
+    @staticmethod
+    def _flat(call: Call) -> tuple[int, ...]:
+        return call.network, call.output, *call.wrt
+
+    def again(self, code: int, args: tuple[int, ...], value: float, index: int) -> int:
+        """A node of any kind, from its parts; operations are simplified."""
+        if code in ops.LEAVES or code in (ops.HISTORY, ops.NETWORK, ops.JOIN):
+            return self._intern(code, args, value, index)
+        return self.call(code, *args)
 
     # -- operations -----------------------------------------------------------------------------
 
@@ -203,10 +260,8 @@ class GraphBuilder:
             new = tuple(done[a] if a in done else replacements[a] for a in args)
             if new == args:
                 done[current] = current
-            elif self._op[current] == ops.HISTORY:
-                done[current] = self.history(self._index[current], *new)
             else:
-                done[current] = self.call(self._op[current], *new)
+                done[current] = self.again(self._op[current], new, 0.0, self._index[current])
         return [done[node] if node in done else replacements[node] for node in nodes]
 
     def cone(self, nodes: Iterable[int], stop: Mapping[int, object] | None = None) -> list[int]:
@@ -257,6 +312,7 @@ class GraphBuilder:
         args = np.full((n, 3), -1, dtype=np.int32)
         const = np.zeros(n)
         index = np.full(n, -1, dtype=np.int32)
+        calls: dict[int, int] = {}  # in the order in which they are met
         for old, new in order.items():
             code = self._op[old]
             if code == ops.FREE:
@@ -264,10 +320,13 @@ class GraphBuilder:
             op[new] = code
             const[new] = self._const[old]
             index[new] = self._index[old]
+            if code == ops.NETWORK:
+                index[new] = calls.setdefault(self._index[old], len(calls))
             for k, a in enumerate(operands[old]):
                 args[new, k] = order[a]
         named = {name: np.array([order[node] for node in nodes], dtype=np.int32) for name, nodes in outputs.items()}
-        return Graph(op, args, const, index, self.n_states, self.n_params, named)
+        kept = [self.calls[call] for call in calls]
+        return Graph(op, args, const, index, self.n_states, self.n_params, named, self.networks, kept)
 
     def _canonical_operands(self, roots: Sequence[int]) -> dict[int, tuple[int, ...]]:
         """The operands of every node needed; those that commute are ordered by what they are.
@@ -281,7 +340,12 @@ class GraphBuilder:
             if code in ops.COMMUTATIVE and prints[args[0]] > prints[args[1]]:
                 args = (args[1], args[0])
             operands[node] = args
-            mixed = code * 0x9E3779B97F4A7C15 + self._index[node] + 1
+            index = self._index[node]
+            if code == ops.NETWORK:  # the number of a call depends on what else the builder holds
+                index = 0
+                for part in self._flat(self.calls[self._index[node]]):
+                    index = (index * 0x100000001B3 + part + 1) & 0xFFFFFFFFFFFFFFFF
+            mixed = code * 0x9E3779B97F4A7C15 + index + 1
             if code == ops.CONST:
                 mixed ^= int.from_bytes(struct.pack("<d", self._const[node]), "little")
             for a in args:

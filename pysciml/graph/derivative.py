@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pysciml.errors import UnsupportedError
 from pysciml.graph import ops
 from pysciml.graph.builder import GraphBuilder
+from pysciml.graph.networks import expand
 
 if TYPE_CHECKING:
     from pysciml.graph.graph import Graph, Ints, Wrt
@@ -210,6 +211,12 @@ def tangents(b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mappin
             continue
         args = b.args_of(node)
         code = b.op_of(node)
+        if code == ops.JOIN:  # a network asks what it joins
+            tangent[node] = nothing
+            continue
+        if code == ops.NETWORK:
+            _no_weights(b, seeds)
+            args = tuple(b.inputs_of(node))
         smooth = _SMOOTH.get(code, range(len(args)))
         moving = [(k, tangent[args[k]]) for k in smooth if tangent[args[k]]]
         if code in _ORDERED and tangent[args[0]]:
@@ -224,14 +231,22 @@ def tangents(b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mappin
             condition, taken, other = _branches(b, code, args)
             tangent[node] = _select_tangent(b, condition, tangent[taken], tangent[other])
             continue
-        partials = RULES[code](b, args, node)
+        partials = () if code == ops.NETWORK else RULES[code](b, args, node)
         total: dict[int, int] = {}
         for k, directions in moving:
+            partial = b.differentiated(node, k) if code == ops.NETWORK else partials[k]
             for direction, derivative in directions.items():
-                term = b.mul(partials[k], derivative)
+                term = b.mul(partial, derivative)
                 total[direction] = b.add(total[direction], term) if direction in total else term
         tangent[node] = {d: v for d, v in total.items() if v != b.zero}
     return [dict(tangent[node]) for node in outputs]
+
+
+def _no_weights(b: GraphBuilder, seeds: Mapping[int, object]) -> None:
+    """Networks are differentiated by their inputs here; by their weights they have to be written out first."""
+    first = b.n_params - sum(network.size for network in b.networks)
+    if any(b.op_of(leaf) == ops.PARAM and b.index_of(leaf) >= first for leaf in seeds):
+        raise UnsupportedError("derivatives by the weights of a network: write it out first (graph.networks.expand)")
 
 
 def _branches(b: GraphBuilder, code: int, args: Sequence[int]) -> tuple[int, int, int]:
@@ -275,9 +290,14 @@ def gradient(b: GraphBuilder, output: int, wrt: Sequence[int]) -> list[int]:
 
     for node in reversed(b.cone([output])):
         code = b.op_of(node)
-        if node not in adjoints or code in ops.LEAVES or code == ops.HISTORY:
+        if node not in adjoints or code in ops.LEAVES or code in (ops.HISTORY, ops.JOIN):
             continue
         args = b.args_of(node)
+        if code == ops.NETWORK:
+            for k, a in enumerate(b.inputs_of(node)):
+                for condition, bar in adjoints[node].items():
+                    give(a, condition, b.mul(bar, b.differentiated(node, k)))
+            continue
         if code in _BRANCHES:
             chosen, taken, other = _branches(b, code, args)
             rejected = b.call(ops.NOT, chosen)
@@ -297,6 +317,8 @@ def gradient(b: GraphBuilder, output: int, wrt: Sequence[int]) -> list[int]:
 
 def jacobian(graph: Graph, name: str, wrt: Wrt) -> tuple[Graph, Ints, Ints]:
     """See `Graph.jacobian`."""
+    if wrt == "params":
+        graph = expand(graph)
     b, moved = GraphBuilder.extend(graph)
     count = graph.n_states if wrt == "states" else graph.n_params
     leaf = b.state if wrt == "states" else b.param
@@ -320,6 +342,7 @@ def jacobian(graph: Graph, name: str, wrt: Wrt) -> tuple[Graph, Ints, Ints]:
 def sparsity(graph: Graph, name: str, wrt: Wrt) -> tuple[Ints, Ints]:
     """See `Graph.sparsity`."""
     leaf = ops.STATE if wrt == "states" else ops.PARAM
+    weights = [frozenset(range(block.start, block.stop)) for block in graph.blocks] if wrt == "params" else []
     outputs: npt.NDArray[np.int32] = graph.outputs[name]
     needed = graph.reachable(outputs)
     nothing: frozenset[int] = frozenset()
@@ -335,6 +358,8 @@ def sparsity(graph: Graph, name: str, wrt: Wrt) -> tuple[Ints, Ints]:
             other = depends[int(graph.args[node, k])]
             if other and other is not union:
                 union = union | other if union else other
+        if code == ops.NETWORK and weights:
+            union = union | weights[graph.calls[int(graph.index[node])].network]
         depends[node] = union
     rows: list[int] = []
     cols: list[int] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pysciml.graph import ops
 from pysciml.graph.interpret import Array, History, Program
+from pysciml.graph.networks import Call, Network
 
 Ints = npt.NDArray[np.int32]
 Wrt = Literal["states", "params"]
@@ -29,10 +30,15 @@ class Graph:
     const : float64 array, shape (n,)
         The value of ``CONST`` nodes, 0 elsewhere.
     index : int32 array, shape (n,)
-        Which state or parameter a ``STATE``, ``PARAM`` or ``HISTORY`` node is, -1 elsewhere.
+        Which state or parameter a ``STATE``, ``PARAM`` or ``HISTORY`` node is, which of ``calls`` a
+        ``NETWORK`` node, -1 elsewhere.
     n_states, n_params : int
+        The weights of networks count as parameters: they are the last ones.
     outputs : dict of str to int32 array
         The named results, as node numbers: ``"rhs"``, ``"observed"``, ...
+    networks : tuple of Network
+    calls : tuple of Call
+        What the ``NETWORK`` nodes are.
 
     Graphs are immutable and compare by `hash`. They come from a
     `GraphBuilder`, or from `Graph.from_arrays`, which checks arrays of unknown origin.
@@ -47,7 +53,11 @@ class Graph:
         n_states: int,
         n_params: int,
         outputs: Mapping[str, Ints],
+        networks: Sequence[Network] = (),
+        calls: Sequence[Call] = (),
     ) -> None:
+        self.networks = tuple(networks)
+        self.calls = tuple(calls)
         self.op = op
         self.args = args
         self.const = const
@@ -70,6 +80,8 @@ class Graph:
         n_states: int,
         n_params: int,
         outputs: Mapping[str, npt.ArrayLike],
+        networks: Sequence[Network] = (),
+        calls: Sequence[Call] = (),
     ) -> Graph:
         """Build from arrays that are not trusted, such as those of a file.
 
@@ -96,8 +108,8 @@ class Graph:
             arity = ops.OPS[code].arity
             if any(not 0 <= a < i for a in row[:arity]) or any(a != -1 for a in row[arity:]):
                 raise ValueError(f"node {i} ({ops.OPS[code].name}) has bad operands {row}")
-            limit = n_params if code == ops.PARAM else n_states
-            if code in (ops.STATE, ops.PARAM, ops.HISTORY):
+            limit = {ops.PARAM: n_params, ops.NETWORK: len(calls)}.get(code, n_states)
+            if code in (ops.STATE, ops.PARAM, ops.HISTORY, ops.NETWORK):
                 if not 0 <= k < limit:
                     raise ValueError(f"node {i} ({ops.OPS[code].name}) has a bad index {k}")
             elif k != -1:
@@ -108,7 +120,7 @@ class Graph:
             if array.size and (array.min() < 0 or array.max() >= n):
                 raise ValueError(f"output {name!r} names nodes that do not exist")
             named[name] = array.astype(np.int32)
-        return cls(
+        graph = cls(
             codes.astype(np.uint8),
             operands.astype(np.int32),
             constants,
@@ -116,7 +128,55 @@ class Graph:
             n_states,
             n_params,
             named,
+            networks,
+            calls,
         )
+        graph._check_networks()
+        return graph
+
+    def _check_networks(self) -> None:
+        if sum(network.size for network in self.networks) > self.n_params:
+            raise ValueError("the networks have more weights than there are parameters")
+        for call in self.calls:
+            network = self.networks[call.network] if 0 <= call.network < len(self.networks) else None
+            if network is None or not 0 <= call.output < network.outputs:
+                raise ValueError(f"calls has {tuple(call)}, which is no output of a network")
+            if any(not 0 <= i < network.inputs for i in call.wrt) or list(call.wrt) != sorted(call.wrt):
+                raise ValueError(f"calls has {tuple(call)}, which is no derivative of a network")
+        joins = self.op == ops.JOIN
+        chained = np.zeros(len(self), dtype=np.bool_)  # where a vector may be an operand
+        chained[(self.op == ops.NETWORK) | joins] = True
+        for node in np.flatnonzero(~chained).tolist():
+            if any(a >= 0 and joins[a] for a in self.args[node].tolist()):
+                raise ValueError(f"node {node} takes a vector, which only networks do")
+        if any(joins[nodes].any() for nodes in self.outputs.values()):
+            raise ValueError("an output is a vector")
+        for node in np.flatnonzero(self.op == ops.NETWORK).tolist():
+            network = self.networks[self.calls[int(self.index[node])].network]
+            if len(self.inputs_of(node)) != network.inputs:
+                raise ValueError(f"node {node} (network) does not have {network.inputs} inputs")
+
+    @cached_property
+    def blocks(self) -> tuple[slice, ...]:
+        """Where the weights of each network are in the parameter vector."""
+        start = self.n_params - sum(network.size for network in self.networks)
+        found: list[slice] = []
+        for network in self.networks:
+            found.append(slice(start, start + network.size))
+            start += network.size
+        return tuple(found)
+
+    def inputs_of(self, node: int) -> list[int]:
+        """The inputs of a ``NETWORK`` node: its operand, with all ``JOIN`` nodes taken apart."""
+        found: list[int] = []
+        stack = [int(self.args[node, 0])]
+        while stack:
+            current = stack.pop()
+            if self.op[current] == ops.JOIN:
+                stack += [int(self.args[current, 1]), int(self.args[current, 0])]
+            else:
+                found.append(current)
+        return found
 
     def __len__(self) -> int:
         return len(self.op)
@@ -146,6 +206,8 @@ class Graph:
         for name in sorted(self.outputs):
             digest.update(f" {name} {len(self.outputs[name])} ".encode())
             digest.update(np.ascontiguousarray(self.outputs[name], dtype="<i4").tobytes())
+        if self.networks:
+            digest.update(repr(([n.content for n in self.networks], [tuple(c) for c in self.calls])).encode())
         return digest.hexdigest()
 
     def reachable(self, nodes: npt.ArrayLike) -> npt.NDArray[np.bool_]:

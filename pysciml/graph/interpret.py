@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pysciml.graph import ops
+from pysciml.graph import networks, ops
 
 if TYPE_CHECKING:
     from pysciml.graph.graph import Graph
@@ -114,6 +114,19 @@ def _aligned(rows: Array, n_batch: int) -> Array:
     return rows.reshape(rows.shape[0], *(1,) * (n_batch - rows.ndim + 1), *rows.shape[1:])
 
 
+class _Applied:
+    """One ``NETWORK`` node."""
+
+    def __init__(self, graph: Graph, call: int, where: int, inputs: npt.NDArray[np.int64]) -> None:
+        number, self._output, self._wrt = graph.calls[call]
+        self._network, self._block = graph.networks[number], graph.blocks[number]
+        self._where, self._inputs = where, inputs
+
+    def __call__(self, values: Array, p: Array) -> None:
+        y = networks.derivative(self._network, self._wrt, p[self._block], values[self._inputs])
+        values[self._where] = y[self._output]
+
+
 class Program:
     """The part of a graph that one output needs, batched by level and operation.
 
@@ -131,13 +144,18 @@ class Program:
         index = graph.index[nodes]
         levels = np.zeros(len(nodes), dtype=np.int64)
         groups: dict[tuple[int, int], list[int]] = {}
+        self._networks: dict[int, list[_Applied]] = {}  # by level
         local = position[args]  # -1 for unused operands indexes garbage that is never read
         for i, (code, operands) in enumerate(zip(op.tolist(), local.tolist(), strict=True)):
             arity = ops.OPS[code].arity
             if arity:
                 level = 1 + max(int(levels[operands[k]]) for k in range(arity))
                 levels[i] = level
-                groups.setdefault((level, code), []).append(i)
+                if code == ops.NETWORK:
+                    inputs = position[graph.inputs_of(int(nodes[i]))]
+                    self._networks.setdefault(level, []).append(_Applied(graph, int(index[i]), i, inputs))
+                elif code != ops.JOIN:  # a network gathers what is joined itself
+                    groups.setdefault((level, code), []).append(i)
         self._size = len(nodes)
         self._outputs = position[outputs]
         self._constants = np.flatnonzero(op == ops.CONST), graph.const[nodes[op == ops.CONST]]
@@ -145,9 +163,10 @@ class Program:
         self._states = np.flatnonzero(op == ops.STATE), index[op == ops.STATE]
         self._params = np.flatnonzero(op == ops.PARAM), index[op == ops.PARAM]
         self._steps: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64], Array]] = []
-        for (_, code), members in sorted(groups.items()):
-            where = np.asarray(members)
-            self._steps.append((code, where, local[where, : ops.OPS[code].arity].T, index[where].astype(float)))
+        for level, code in sorted({*groups, *((level, ops.NETWORK) for level in self._networks)}):
+            where = np.asarray(groups.get((level, code), []), dtype=np.int64)
+            operands = np.array([level]) if code == ops.NETWORK else local[where, : ops.OPS[code].arity].T
+            self._steps.append((code, where, operands, index[where].astype(float)))
 
     def __call__(self, u: Array, p: Array, t: Array, history: History | None = None) -> Array:
         """Evaluate; see `Graph.evaluate`."""
@@ -163,7 +182,10 @@ class Program:
         values[where] = _aligned(p, len(batch))[index]
         with np.errstate(all="ignore"):
             for code, where, operands, index in self._steps:
-                if code == ops.HISTORY:
+                if code == ops.NETWORK:
+                    for applied in self._networks[int(operands[0])]:
+                        applied(values, _aligned(p, len(batch)))
+                elif code == ops.HISTORY:
                     if history is None:
                         raise ValueError("the graph has delays: pass history=")
                     for node, operand, state in zip(where, operands[0], index, strict=True):

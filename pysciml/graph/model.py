@@ -69,6 +69,16 @@ class Model:
     diffusion_cols: npt.NDArray[np.int32] = field(default_factory=_no_ints)
     noise_type: NoiseType | None = None
 
+    @property
+    def n_params(self) -> int:
+        """How long the parameter vector is: the parameters by name, then the weights of networks."""
+        return self.graph.n_params
+
+    @property
+    def blocks(self) -> dict[str, slice]:
+        """Network -> where its weights are in the parameter vector."""
+        return {network.name: block for network, block in zip(self.graph.networks, self.graph.blocks, strict=True)}
+
     @cached_property
     def hash(self) -> str:
         """Content hash of all that a compiled model depends on (names are not part of it)."""

@@ -100,6 +100,13 @@ NOT: Final = _op(68, "not", 1)
 #: ``select(condition, if_true, if_false)``: the branch not taken may be non-finite.
 SELECT: Final = _op(69, "select", 3)
 
+#: Two vectors (a number is a vector of one) one after the other: the inputs of a network.
+JOIN: Final = _op(80, "join", 2)
+#: An output of a network, or a derivative of one by inputs; ``index`` says which, in ``Graph.calls``.
+NETWORK: Final = _op(81, "network", 1)
+
 LEAVES: Final = frozenset({CONST, TIME, STATE, PARAM, FREE})
 COMMUTATIVE: Final = frozenset({ADD, MUL, MIN, MAX, EQ, NE, AND, OR})
+#: Networks, which every part of the package treats on its own.
+VECTORS: Final = frozenset({JOIN, NETWORK})
 CONDITIONS: Final = frozenset({LT, LE, GT, GE, EQ, NE, AND, OR, NOT})
