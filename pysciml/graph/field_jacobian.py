@@ -7,6 +7,7 @@ ed., SIAM 2008, chapter 7).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def operation_matrices(
     count = len(source)
     whole = sparse.csr_array((np.ones(count), source, np.arange(count + 1)), shape=(count, offset))
     ends = np.cumsum([0, *(int(np.prod(s)) for s in shapes)]).tolist()
-    return [sparse.csr_array(whole[:, a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return [sparse.csr_array(whole[:, a:b]) for a, b in itertools.pairwise(ends)]
 
 
 def spreading(shape: Shape, target: Shape) -> npt.NDArray[np.int64]:
