@@ -12,6 +12,8 @@ from pysciml.problem import number
 
 #: More output times than this are a slip of the keyboard, not a wish.
 _MOST_OUTPUTS = 100_000_000
+#: Some ten spacings of numbers in single precision.
+_FLOAT32_RTOL = 1e-6
 
 
 def read_options(
@@ -24,6 +26,8 @@ def read_options(
     max_steps: Any,
     seed: Any,
     progress: Any,
+    device: Any = "cpu",
+    precision: Any = "float64",
 ) -> SolveOptions:
     """Check every option; `ProblemError` names the one that is wrong."""
     tolerances: dict[str, float] = {}
@@ -49,6 +53,14 @@ def read_options(
             raise ProblemError(f"{name} must be an integer, {least} or more (below 2**63), not {value!r}", symbol=name)
     if not isinstance(progress, bool):
         raise ProblemError(f"progress must be True or False, not {progress!r}", symbol="progress")
+    if not isinstance(device, str):
+        raise ProblemError(f"device must be a name, such as 'cpu' or 'cuda', not {device!r}", symbol="device")
+    if precision not in ("float64", "float32"):
+        raise ProblemError(f"precision must be 'float64' or 'float32', not {precision!r}", symbol="precision")
+    if precision == "float32" and tolerances["rtol"] < _FLOAT32_RTOL:
+        raise ProblemError(
+            f"rtol={tolerances['rtol']:g} is finer than float32 can hold: {_FLOAT32_RTOL:g} or more", symbol="rtol"
+        )
     return SolveOptions(
         rtol=tolerances["rtol"],
         atol=tolerances["atol"],
@@ -57,6 +69,8 @@ def read_options(
         max_steps=int(max_steps),
         seed=None if seed is None else int(seed),
         progress=progress,
+        device=device,
+        precision=precision,
     )
 
 

@@ -34,6 +34,7 @@ def to_dataset(problem: Problem, raw: RawSolution, engine: str) -> xr.Dataset:
     }
     if observed is not None:
         for name, row in zip(model.observed, observed, strict=True):
+            row = row.astype(raw.u.dtype, copy=False)
             variables[name] = xr.Variable("t", row, attrs.get(name), fastpath=True)
     return _dataset(variables, raw.t, attributes(problem, raw, engine))
 

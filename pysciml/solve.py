@@ -10,7 +10,7 @@ import xarray as xr
 
 from pysciml.engines import base
 from pysciml.engines.base import Engine, RawSolution
-from pysciml.errors import ProblemError, SolverError, UnsupportedError
+from pysciml.errors import EngineUnavailableError, ProblemError, SolverError, UnsupportedError
 from pysciml.graph import Model
 from pysciml.options import read_options
 from pysciml.problem import Problem
@@ -33,6 +33,8 @@ def solve(
     max_steps: int = 1_000_000,
     seed: int | None = None,
     progress: bool = False,
+    device: str = "cpu",
+    precision: str = "float64",
 ) -> xr.Dataset:
     """Solve a problem.
 
@@ -58,6 +60,11 @@ def solve(
         For stochastic equations.
     progress : bool
         Show a progress line on standard error.
+    device : str, default "cpu"
+        ``"cuda"`` places the work on a GPU, with an engine that can.
+    precision : {"float64", "float32"}
+        Of the arithmetic and of the result. Single precision holds some six digits (``rtol`` 1e-6
+        or more) and takes half the memory; the JAX engine has it.
 
     Returns
     -------
@@ -93,8 +100,10 @@ def solve(
         max_steps=max_steps,
         seed=seed,
         progress=progress,
+        device=device,
+        precision=precision,
     )
-    chosen = choose_engine(problem.system.model, alg, engine)
+    chosen = choose_engine(problem.system.model, alg, engine, device, precision)
     raw = chosen.solve(problem.system.model, problem.u0, problem.p, problem.tspan, alg, options)
     return finish(problem, raw, chosen.name)
 
@@ -113,8 +122,8 @@ def finish(problem: Problem, raw: RawSolution, engine: str) -> xr.Dataset:
     raise kind(message, partial=dataset, retcode=raw.retcode)
 
 
-def choose_engine(model: Model, alg: Any, engine: Any) -> Engine:
-    """The engine to use, checked to support the model and the algorithm.
+def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", precision: str = "float64") -> Engine:
+    """The engine to use, checked to support the model, the algorithm, the device and the precision.
 
     Raises
     ------
@@ -129,6 +138,7 @@ def choose_engine(model: Model, alg: Any, engine: Any) -> Engine:
     if engine != "auto":
         chosen = base.get(engine)
         chosen.check(model, alg)
+        chosen.check_place(device, precision)
         return chosen
     refusals: list[str] = []
     for name in base.automatic_order():
@@ -137,7 +147,8 @@ def choose_engine(model: Model, alg: Any, engine: Any) -> Engine:
         if reason is None:
             try:
                 candidate.check(model, alg)
-            except UnsupportedError as error:
+                candidate.check_place(device, precision)
+            except (UnsupportedError, EngineUnavailableError) as error:
                 reason = str(error)
             else:
                 return candidate

@@ -35,6 +35,10 @@ class SolveOptions:
     max_steps : int
     seed : int or None
     progress : bool
+    device : str
+        ``"cpu"``, or one of the engine's `Engine.devices`.
+    precision : str
+        ``"float64"``, or one of the engine's `Engine.precisions`.
     """
 
     rtol: float = 1e-6
@@ -44,6 +48,8 @@ class SolveOptions:
     max_steps: int = 1_000_000
     seed: int | None = None
     progress: bool = False
+    device: str = "cpu"
+    precision: str = "float64"
 
 
 @dataclass
@@ -118,6 +124,9 @@ class Engine(abc.ABC):
     name: ClassVar[str]
     #: Kinds of system it solves.
     kinds: ClassVar[tuple[str, ...]]
+    #: Where it can compute, and in what arithmetic; the first is the default.
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    precisions: ClassVar[tuple[str, ...]] = ("float64",)
 
     @abc.abstractmethod
     def unavailable(self) -> str | None:
@@ -164,6 +173,26 @@ class Engine(abc.ABC):
     ) -> Sensitivities:
         """Derivatives of the solution at ``options.saveat`` by parameters and initial values."""
         raise UnsupportedError(f"the {self.name} engine has no sensitivities", engine=self.name, algorithm=algorithm)
+
+    def check_place(self, device: str, precision: str) -> None:
+        """Raise for a device or a precision the engine lacks, naming those it has and who has it.
+
+        An engine that has other devices extends this to raise `EngineUnavailableError` where there
+        is none here.
+        """
+        for what, asked, mine in (("device", device, self.devices), ("precision", precision, self.precisions)):
+            if asked in mine:
+                continue
+            others = [
+                repr(name)
+                for name, engine in registry().items()
+                if asked in (engine.devices if what == "device" else engine.precisions)
+            ]
+            elsewhere = f"engine={' or engine='.join(others)} has it" if others else "no registered engine has it"
+            raise UnsupportedError(
+                f"the {self.name} engine has no {what} {asked!r}, only {', '.join(map(repr, mine))}; {elsewhere}",
+                engine=self.name,
+            )
 
     def check_algorithm(self, algorithm: str | None) -> None:
         """Raise for an algorithm the engine lacks, naming those it has and who has it."""

@@ -47,6 +47,8 @@ def solve_ensemble(
     memory: int | None = None,
     workers: int | None = None,
     progress: bool = False,
+    device: str = "cpu",
+    precision: str = "float64",
     executor: Any = None,
     store: Any = None,
 ) -> xr.Dataset:
@@ -81,6 +83,8 @@ def solve_ensemble(
         Threads (JAX) or processes (native); by default one for each processor core.
     progress : bool
         Show a progress line on standard error.
+    device, precision
+        As for `solve`.
     executor, store
         Distributed execution and streaming to disk; no engine of this version has them.
 
@@ -117,6 +121,8 @@ def solve_ensemble(
         max_steps=max_steps,
         seed=seed,
         progress=progress,
+        device=device,
+        precision=precision,
     )
     sweep = Sweep(problem, over, trajectories)
     options = BatchOptions(
@@ -124,7 +130,7 @@ def solve_ensemble(
         memory=_count("memory", memory, _MEMORY),
         workers=_count("workers", workers, len(_cores())),
     )
-    result = _Result(problem, sweep, solving.saveat, progress)
+    result = _Result(problem, sweep, solving.saveat, progress, solving.precision)
     batch = Batch(sweep.size, problem.tspan, sweep.inputs, sweep.paths, result.store)
     begin = time.perf_counter()
     chosen, alg = _choose(problem, alg, engine, sweep, options)
@@ -150,12 +156,14 @@ def solve_ensemble(
 class _Result:
     """The arrays of the result, filled as chunks come in."""
 
-    def __init__(self, problem: Problem, sweep: Sweep, saveat: Array | None, progress: bool) -> None:
+    def __init__(
+        self, problem: Problem, sweep: Sweep, saveat: Array | None, progress: bool, precision: str = "float64"
+    ) -> None:
         self._problem, self._sweep, self._progress = problem, sweep, progress
         self.t = np.array([problem.tspan[1]]) if saveat is None else saveat
         model = problem.system.model
         rows = len(model.states) + len(model.observed)
-        self._u = np.full((rows, sweep.size, len(self.t)), np.nan)
+        self._u = np.full((rows, sweep.size, len(self.t)), np.nan, dtype=precision)
         self._retcodes = np.full(sweep.size, "Interrupted", dtype="<U18")
         self._done = 0
         self._lock = threading.Lock()
@@ -210,13 +218,15 @@ def _choose(
 ) -> tuple[Engine, str | None]:
     """The engine and the algorithm; ``"auto"`` tries three trajectories to find out."""
     model = problem.system.model
-    chosen = choose_engine(model, alg, engine)
+    place = options.solve.device, options.solve.precision
+    chosen = choose_engine(model, alg, engine, *place)
     automatic = engine == "auto" and not os.environ.get("PYSCIML_ENGINE")
     jax = registry().get("jax")
     if not automatic or isinstance(chosen, BatchEngine) or jax is None or jax.unavailable() is not None:
         return chosen, alg
     try:
         jax.check(model, alg)
+        jax.check_place(*place)
     except UnsupportedError:
         return chosen, alg
     if sweep.size < _MANY:

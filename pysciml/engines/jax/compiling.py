@@ -1,4 +1,4 @@
-"""Compiling ahead of time: double precision by a context, and a cache that outlives the process."""
+"""Compiling ahead of time: precision and device by a context, and a cache that outlives the process."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import jax
+
+from pysciml.errors import EngineUnavailableError
 
 #: How many compiled functions are kept in the process.
 _KEPT: Final = 256
@@ -23,10 +26,52 @@ _lock = threading.RLock()
 
 def double_precision() -> Any:
     """A context in which JAX computes in float64; the process's own setting is untouched."""
-    return jax.enable_x64(True)
+    return arithmetic("float64", "cpu")
 
 
-def compiled(key: Hashable, make: Callable[[], Callable[..., Any]], *args: Any) -> tuple[Callable[..., Any], float]:
+def arithmetic(precision: str, device: str) -> Any:
+    """A context in which JAX computes in that precision on that device."""
+    width = jax.enable_x64(precision == "float64")
+    if device == "cpu" and _default_device() == "cpu":
+        return width
+    both = ExitStack()
+    both.enter_context(width)
+    both.enter_context(jax.default_device(find_device(device)))
+    return both
+
+
+@cache
+def _default_device() -> str:
+    return jax.default_backend()
+
+
+@cache
+def find_device(name: str) -> Any:
+    """The first device of that name.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If JAX finds none.
+    """
+    try:
+        return jax.devices(name)[0]
+    except RuntimeError as error:
+        found = ", ".join(sorted({device.platform for device in jax.devices()}))
+        raise EngineUnavailableError(
+            f"device={name!r}: JAX finds no such device, only {found}. With an NVIDIA GPU and its driver, run "
+            '`pip install "pysciml[cuda]"`',
+            engine="jax",
+        ) from error
+
+
+def compiled(
+    key: Hashable,
+    make: Callable[[], Callable[..., Any]],
+    *args: Any,
+    precision: str = "float64",
+    device: str = "cpu",
+) -> tuple[Callable[..., Any], float]:
     """The compiled function of that key, and the seconds it took to compile now (0 if it was there).
 
     Parameters
@@ -36,15 +81,17 @@ def compiled(key: Hashable, make: Callable[[], Callable[..., Any]], *args: Any) 
     make : callable
         Returns the function to compile.
     *args : arrays
-        Of the shapes and types it will be called with, inside `double_precision`.
+        Of the shapes and types it will be called with, inside `arithmetic` of these two:
+    precision, device : str
     """
+    key = (key, precision, device)
     with _lock:
         found = _compiled.get(key)
         if found is not None:
             _compiled.move_to_end(key)
             return found, 0.0
         begin = time.perf_counter()
-        with double_precision():
+        with arithmetic(precision, device):
             lowered = jax.jit(make()).lower(*args)
             with _persistent_cache():
                 found = lowered.compile()

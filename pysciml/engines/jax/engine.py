@@ -23,13 +23,15 @@ _NO_OPS: Final = frozenset({ops.BESSELJ, ops.BESSELY, ops.BESSELI, ops.BESSELK, 
 class JaxEngine(Engine):
     """Ordinary and stochastic differential equations with diffrax, compiled by XLA.
 
-    Arithmetic is in double precision inside the engine, whatever the process has set. Compiled
+    Arithmetic is in double precision unless asked otherwise, whatever the process has set. Compiled
     models are kept in the process (by the model's hash, the algorithm and the shape of the output)
     and, through JAX's compilation cache, in the user's cache folder.
     """
 
     name: ClassVar[str] = "jax"
     kinds: ClassVar[tuple[str, ...]] = ("ode", "sde")
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    precisions: ClassVar[tuple[str, ...]] = ("float64", "float32")
 
     def unavailable(self) -> str | None:
         """See `Engine.unavailable`."""
@@ -80,6 +82,14 @@ class JaxEngine(Engine):
         if len(_FITTING) > _REMEMBERED:
             _FITTING.clear()
         _FITTING.add((model.hash, algorithm))
+
+    def check_place(self, device: str, precision: str) -> None:
+        """See `Engine.check_place`."""
+        super().check_place(device, precision)
+        if device != "cpu":
+            from pysciml.engines.jax.compiling import find_device
+
+            find_device(device)
 
     def _check_fit(self, model: Model, name: str) -> None:
         """Raise for a method that is not for this kind of equation or noise."""

@@ -13,7 +13,6 @@ from typing import Any, Final
 import diffrax
 import jax
 import jax.numpy as jnp
-import numpy as np
 from equinox.internal import while_loop as checkpointed_loop
 
 from pysciml.engines.jax.events import apply_events
@@ -32,7 +31,6 @@ from pysciml.engines.jax.steppers import Stepper
 
 #: An integral controller remembers nothing from step to step: diffrax's initial state.
 _MEMORYLESS: Final = (1.0, 1.0, False)
-_EPS: Final = float(np.finfo(np.float64).eps)
 _BUFFERS: Final = frozenset({"ts", "ys", "event_ts", "event_which"})
 
 
@@ -114,6 +112,11 @@ def advance(plan: Plan, carry: Carry, args: Arguments) -> Carry:
     return jax.lax.while_loop(lambda c: any_of(running(c)), body, carry)
 
 
+def _eps(x: Any) -> float:
+    """The spacing of numbers of this kind at 1."""
+    return float(jnp.finfo(x.dtype).eps)
+
+
 def _controller(args: Arguments) -> diffrax.PIDController:
     return diffrax.PIDController(rtol=args.rtol, atol=args.atol)
 
@@ -121,9 +124,10 @@ def _controller(args: Arguments) -> diffrax.PIDController:
 def _target(plan: Plan, stepper: Stepper, args: Arguments, t: Any, h: Any, saved: Any) -> Any:
     """Where a step of length ``h`` ends: at the end of the span, or on an output time to land on."""
     if not plan.adaptive:  # the grid of start + k dt, whatever happened in between
-        k = jnp.floor((t - args.start) / args.dt + 1e-6) + 1
-        t_next = args.start + k * args.dt
-        return jnp.where(t_next > args.end - 1e-6 * args.dt, args.end, t_next)
+        done = (t - args.start) / args.dt
+        slack = jnp.maximum(1e-6, 4 * _eps(done) * done)
+        t_next = args.start + (jnp.floor(done + slack) + 1) * args.dt
+        return jnp.where(t_next > args.end - slack * args.dt, args.end, t_next)
     last = args.end
     if plan.save == "times" and stepper.land:
         upcoming = args.times[jnp.minimum(saved, args.times.shape[0] - 1)]
@@ -150,7 +154,7 @@ def _step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) 
         h = t_end - jnp.where(keep, c.t_next, c.t)
         # A step cut short to land on an output time says nothing about the next one.
         h = jnp.where(keep & (c.t_next - c.t < c.h), jnp.maximum(h, c.h), h)
-        smallest = jnp.maximum(4 * _EPS * jnp.abs(t), 1e-22 * (args.end - args.start))
+        smallest = jnp.maximum(4 * _eps(t) * jnp.abs(t), 1e-22 * (args.end - args.start))
         code = jnp.where(jnp.logical_not(keep) & ~(h > smallest), DT_TOO_SMALL, c.code)
         y = jnp.where(keep, done.y, c.y)
         state = jax.tree.map(lambda a, b: jnp.where(keep, a, b), done.state, c.stepper)

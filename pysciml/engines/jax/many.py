@@ -12,15 +12,18 @@ import numpy.typing as npt
 
 from pysciml.engines.base import Array
 from pysciml.engines.batch import Batch, BatchOptions, BatchReport
-from pysciml.engines.jax.compiling import compiled, double_precision
+from pysciml.engines.jax.compiling import arithmetic, compiled
 from pysciml.engines.jax.loop import advance, start
+from pysciml.engines.jax.packing import MOST_STEPS
 from pysciml.engines.jax.program import key_of, make_plan, pad_times, setting
-from pysciml.engines.jax.single import calculus
+from pysciml.engines.jax.single import calculus, place
 from pysciml.engines.jax.state import RETCODES, RUNNING, UNSTABLE, Arguments
 from pysciml.graph import Model
 
 #: Working memory of one chunk's step, in bytes: about a processor core's second-level cache.
 _CACHE: Final = 2**18
+#: Trajectories that go together on an accelerator, where the memory allows.
+_ACCELERATED: Final = 2**16
 #: Arrays of the size of the state that a step works with.
 _WORKING: Final = 16
 
@@ -31,7 +34,9 @@ def solve_many(model: Model, algorithm: str, batch: Batch, options: BatchOptions
     """See `pysciml.engines.batch.BatchEngine`."""
     solving = options.solve
     save = "end" if solving.saveat is None else "times"
-    how = setting(model, algorithm, batch.tspan, solving.dt, save, batched=True)
+    single = solving.precision == "float32"
+    how = setting(model, algorithm, batch.tspan, solving.dt, save, batched=True, single=single)
+    where = {"precision": solving.precision, "device": solving.device}
     sign = 1.0 if how.forward else -1.0
     times = np.zeros(0) if solving.saveat is None else sign * solving.saveat
     with_start = times.size > 0 and times[0] == sign * batch.tspan[0]
@@ -51,8 +56,8 @@ def solve_many(model: Model, algorithm: str, batch: Batch, options: BatchOptions
             rtol=scalar(solving.rtol),
             atol=scalar(solving.atol),
             dt=scalar(solving.dt if solving.dt is not None else 0.0),
-            max_steps=np.int64(solving.max_steps),
-            stop_at=np.int64(2**62),
+            max_steps=np.int64(min(solving.max_steps, MOST_STEPS[solving.precision])),
+            stop_at=np.int64(MOST_STEPS[solving.precision]),
             key=key,
             index=index,
         )
@@ -81,11 +86,11 @@ def solve_many(model: Model, algorithm: str, batch: Batch, options: BatchOptions
         return high, np.ascontiguousarray(u0), arguments(np.ascontiguousarray(p), index)
 
     _, u0, args = inputs(0)
-    run, compile_seconds = compiled((model.hash, how, size, len(padded), n, n_p), make, u0, args)
+    run, compile_seconds = compiled((model.hash, how, size, len(padded), n, n_p), make, u0, args, **where)
 
     def chunk(low: int) -> None:
         high, y0, now = inputs(low)
-        with double_precision():
+        with arithmetic(**where):
             values, last, codes = run(y0, now)
         count = high - low
         u = np.asarray(values)[:count]
@@ -93,16 +98,16 @@ def solve_many(model: Model, algorithm: str, batch: Batch, options: BatchOptions
         if save == "times":
             u = u[:, : len(times)]
             if with_start:
-                u = np.concatenate([y0[:count, None], u], axis=1)
+                u = np.concatenate([y0[:count, None].astype(u.dtype), u], axis=1)
         if not how.adaptive:
             finite = np.isfinite(np.asarray(last)[:count]).all(axis=1)
             code[~finite & (code == RUNNING)] = UNSTABLE
         batch.store(low, high, u, _NAMES[code])
 
     _parallel(chunk, range(0, batch.size, size), options.workers)
-    extra: dict[str, str | int | float] = {}
+    extra = place(solving)
     if model.kind == "sde":
-        extra = {"seed": seed, "calculus": calculus(model, algorithm)}
+        extra |= {"seed": seed, "calculus": calculus(model, algorithm)}
     return BatchReport(algorithm, compile_seconds, extra)
 
 
@@ -117,7 +122,8 @@ def chunk_size(n_states: int, numbers: int, trajectories: int, options: BatchOpt
     trajectories : int
     options : BatchOptions
     """
-    cached = _CACHE // (8 * _WORKING * n_states)
+    # An accelerator wants many at a time, a processor core what its cache holds.
+    cached = _CACHE // (8 * _WORKING * n_states) if options.solve.device == "cpu" else _ACCELERATED
     allowed = options.memory // (2 * 8 * numbers * options.workers)
     size = max(1, min(max(64, cached), allowed))
     return min(size, 1 << max(0, trajectories - 1).bit_length())

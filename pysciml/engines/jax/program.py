@@ -20,11 +20,13 @@ from pysciml.engines.jax.noise import stratonovich
 from pysciml.engines.jax.state import Arguments, EventFunctions, Plan
 from pysciml.engines.jax.steppers import EulerStepper, ExplicitStepper, RolledStepper, Stepper
 from pysciml.engines.jax.stochastic import IncrementStepper, LevyStepper, Noise
-from pysciml.errors import ProblemError
+from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph import Model
 
 #: Right-hand sides with more graph nodes than this are not repeated for every stage.
 _WRITE_OUT_LIMIT: Final = 2_000
+#: Steps of fixed size that are still distinct in single precision.
+_MOST_SINGLE: Final = 2**18
 
 Save = Literal["times", "steps", "end"]
 
@@ -54,9 +56,17 @@ class Setting:
 
 
 def setting(
-    model: Model, name: str, tspan: tuple[float, float], dt: float | None, save: Save, *, batched: bool, buffer: int = 0
+    model: Model,
+    name: str,
+    tspan: tuple[float, float],
+    dt: float | None,
+    save: Save,
+    *,
+    batched: bool,
+    buffer: int = 0,
+    single: bool = False,
 ) -> Setting:
-    """Decide how to step.
+    """Decide how to step; ``single``: in single precision.
 
     Raises
     ------
@@ -81,7 +91,26 @@ def setting(
             f"(methods that choose their own: {', '.join(flexible)})",
             symbol="dt",
         )
+    if single:
+        _check_single(model, name, tspan, None if adaptive else dt)
+        depth = min(depth, brownian.DEPTH)
     return Setting(name, save, buffer, adaptive, dt is not None, forward, batched, depth)
+
+
+def _check_single(model: Model, name: str, tspan: tuple[float, float], dt: float | None) -> None:
+    """Raise for what times in single precision cannot tell apart."""
+    most = 2**brownian.DEPTH // 4 if model.kind == "sde" else _MOST_SINGLE
+    if model.kind == "sde" and dt is None:
+        raise UnsupportedError(
+            f"{name} with steps of its own needs precision='float64': pass dt= for float32",
+            engine="jax",
+            algorithm=name,
+        )
+    if dt is not None and abs(tspan[1] - tspan[0]) / dt > most:
+        raise ProblemError(
+            f"dt={dt:g} makes more steps than times in float32 can tell apart ({most:,}): use precision='float64'",
+            symbol="dt",
+        )
 
 
 def make_plan(model: Model, how: Setting) -> Plan:

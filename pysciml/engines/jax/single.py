@@ -11,10 +11,11 @@ import numpy as np
 
 from pysciml.engines.base import Array, RawSolution, SolveOptions
 from pysciml.engines.jax.algorithms import ALGORITHMS
-from pysciml.engines.jax.compiling import compiled, double_precision
+from pysciml.engines.jax.compiling import arithmetic, compiled
 from pysciml.engines.jax.loop import advance, start
+from pysciml.engines.jax.packing import MOST_STEPS, Inputs, Report, outputs
 from pysciml.engines.jax.program import Setting, key_of, make_plan, pad_times, setting
-from pysciml.engines.jax.state import RETCODES, RUNNING, UNSTABLE, Arguments, Plan
+from pysciml.engines.jax.state import RETCODES, RUNNING, UNSTABLE, Plan
 from pysciml.graph import Model
 
 #: Steps between two looks at the keyboard.
@@ -35,14 +36,22 @@ def solve(
     save = "steps" if options.saveat is None else "times"
     rows = max(256, min(4096, 2**22 // (8 * len(u0)))) if save == "steps" else 0
     buffer = rows or (256 if model.events else 0)
-    how = setting(model, algorithm, tspan, options.dt, save, batched=False, buffer=buffer)
+    single = options.precision == "float32"
+    how = setting(model, algorithm, tspan, options.dt, save, batched=False, buffer=buffer, single=single)
     key, seed = key_of(options.seed) if model.kind == "sde" else (np.zeros(2, dtype=np.uint32), 0)
     run = Run(model, u0, p, tspan, how, options, key)
     run.to_the_end()
     solution = run.solution()
+    solution.extra = place(options)
     if model.kind == "sde":
-        solution.extra = {"seed": seed, "calculus": calculus(model, algorithm)}
+        solution.extra |= {"seed": seed, "calculus": calculus(model, algorithm)}
     return solution
+
+
+def place(options: SolveOptions) -> dict[str, str | int | float]:
+    """The attributes that say where and how exactly it was computed, where that is not the default."""
+    asked = {"device": (options.device, "cpu"), "precision": (options.precision, "float64")}
+    return {name: chosen for name, (chosen, default) in asked.items() if chosen != default}
 
 
 def calculus(model: Model, algorithm: str) -> str:
@@ -87,90 +96,94 @@ class Run:
         begin = self._sign * tspan[0]
         self._with_start = options.saveat is None or (times.size > 0 and times[0] == begin)
         self._times = times[1:] if options.saveat is not None and self._with_start else times
-        scalar = np.float64
-        self._args = Arguments(
-            p=np.ascontiguousarray(p, dtype=np.float64),
-            start=scalar(begin),
-            end=scalar(self._sign * tspan[1]),
-            times=pad_times(self._times) if how.save == "times" else np.zeros(0),
-            rtol=scalar(options.rtol),
-            atol=scalar(options.atol),
-            dt=scalar(options.dt if options.dt is not None else 0.0),
-            max_steps=np.int64(options.max_steps),
-            stop_at=np.int64(_SLICE),
-            key=key,
-            index=np.uint32(0),
+        self._begin, self._end = begin, self._sign * tspan[1]
+        times = pad_times(self._times) if how.save == "times" else np.zeros(0)
+        self._inputs = Inputs(len(self._u0), len(p), len(times))
+        most = min(options.max_steps, MOST_STEPS[options.precision])
+        self._packed = self._inputs.pack(
+            self._u0, p, times, (begin, self._end, options.rtol, options.atol, options.dt or 0.0, most, _SLICE)
         )
+        self._key = key
         self._chunks: list[tuple[Array, Array]] = []
         self._event_times: list[tuple[float, int]] = []
-        self._carry: Any = None
+        self._outputs: Any = None
+        self._report: Report | None = None
         self._retcode = ""
         self.compile_seconds = 0.0
         self.solve_seconds = 0.0
 
-    def _make(self, function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
-        def make() -> Callable[..., Any]:
-            plan = self._make_plan()
-            if function is start:
-                return lambda y, args: advance(plan, start(plan, y, args), args)
-            return lambda carry, args: advance(plan, carry, args)
+    def _make_start(self) -> Callable[..., Any]:
+        plan, inputs = self._make_plan(), self._inputs
 
-        return make
+        def run(packed: Any, key: Any) -> Any:
+            y, args = inputs.unpack(packed, key)
+            return outputs(advance(plan, start(plan, y, args), args))
+
+        return run
+
+    def _make_more(self) -> Callable[..., Any]:
+        plan, inputs = self._make_plan(), self._inputs
+
+        def run(carry: Any, packed: Any, key: Any) -> Any:
+            return outputs(advance(plan, carry, inputs.unpack(packed, key)[1]))
+
+        return run
 
     def to_the_end(self) -> None:
         """Run slice after slice."""
-        shapes = (self._model.hash, self._variant, self._how, len(self._args.times), len(self._u0), len(self._args.p))
-        first, self.compile_seconds = compiled((*shapes, "start"), self._make(start), self._u0, self._args)
+        where = {"precision": self._options.precision, "device": self._options.device}
+        shapes = (self._model.hash, self._variant, self._how, *self._inputs)
+        inputs = self._packed, self._key
+        first, self.compile_seconds = compiled((*shapes, "start"), self._make_start, *inputs, **where)
         begin = time.perf_counter()
         try:
-            with double_precision():
-                self._carry = first(self._u0, self._args)
+            with arithmetic(**where):
+                self._outputs = first(*inputs)
                 while self._collect():
-                    self._progress()
-                    self._args = self._args._replace(stop_at=np.int64(int(self._carry.n_steps) + _SLICE))
-                    more, seconds = compiled((*shapes, "more"), self._make(advance), self._carry, self._args)
+                    assert self._report is not None
+                    self._progress(self._report)
+                    self._inputs.stop_at(self._packed, self._report.n_steps + _SLICE)
+                    carry = self._outputs[-1]
+                    more, seconds = compiled((*shapes, "more"), self._make_more, carry, *inputs, **where)
                     self.compile_seconds += seconds
                     begin += seconds
-                    self._carry = more(self._carry, self._args)
+                    self._outputs = more(carry, *inputs)
         except KeyboardInterrupt:
             self._retcode = "Interrupted"
         self.solve_seconds = time.perf_counter() - begin
 
     def _collect(self) -> bool:
         """Empty the buffers; whether there is more to do."""
-        carry = self._carry
-        code, t = int(carry.code), float(carry.t)
+        packed, buffers, _ = self._outputs
+        report = self._report = Report.read(np.asarray(packed))
         if self._how.save == "steps":
-            saved = int(carry.saved)
-            self._chunks.append((np.asarray(carry.ts)[:saved], np.asarray(carry.ys)[:saved]))
+            self._chunks.append((np.asarray(buffers.ts)[: report.saved], np.asarray(buffers.ys)[: report.saved]))
         if self._model.events:
-            count = int(carry.n_events)
-            pairs = zip(np.asarray(carry.event_ts)[:count], np.asarray(carry.event_which)[:count], strict=True)
+            count = report.n_events
+            pairs = zip(np.asarray(buffers.event_ts)[:count], np.asarray(buffers.event_which)[:count], strict=True)
             self._event_times.extend((self._sign * float(when), int(which)) for when, which in pairs)
-        return code == RUNNING and t < float(self._args.end)
+        return report.code == RUNNING and report.t < np.asarray(self._end, dtype=report.y.dtype)
 
-    def _progress(self) -> None:
+    def _progress(self, report: Report) -> None:
         if self._options.progress:
-            done = (float(self._carry.t) - self._args.start) / (self._args.end - self._args.start)
-            sys.stderr.write(f"\r{self._model.name}: {100 * done:.1f} %, {int(self._carry.n_steps)} steps")
+            done = (report.t - self._begin) / (self._end - self._begin)
+            sys.stderr.write(f"\r{self._model.name}: {100 * done:.1f} %, {report.n_steps} steps")
             sys.stderr.flush()
 
     def solution(self) -> RawSolution:
         """What there is, with its return code."""
-        carry = self._carry
-        if carry is None:  # interrupted in the first slice
+        report = self._report
+        if report is None:  # interrupted in the first slice
             return self._raw(np.array([self._tspan[0]]), self._u0[:, None], "Interrupted", 0, 0)
         if self._options.progress:
             sys.stderr.write("\n")
-        t_end, y_end = float(carry.t), np.asarray(carry.y)
+        t_end, y_end = report.t, report.y
         if self._how.save == "steps":
             ts = np.concatenate([chunk[0] for chunk in self._chunks])
             ys = np.concatenate([chunk[1] for chunk in self._chunks])
         else:
-            saved = int(carry.saved)
-            ts, ys = self._times[:saved], np.asarray(carry.ys)[:saved]
-        retcode = self._retcode or RETCODES[int(carry.code)]
-        n_steps = int(carry.n_steps)
+            ts, ys = self._times[: report.saved], np.asarray(self._outputs[1].ys)[: report.saved]
+        retcode = self._retcode or RETCODES[report.code]
         if not ALGORITHMS[self._how.algorithm].adaptive or not self._how.adaptive:
             bad = ~np.isfinite(ys).all(axis=1)
             if bad.any():
@@ -182,9 +195,9 @@ class Run:
         if retcode == "Terminated" and (ts.size == 0 or ts[-1] < t_end):  # the event itself is the last row
             ts, ys = np.append(ts, t_end), np.concatenate([ys, y_end[None]])
         if self._with_start:
-            ts = np.concatenate([[float(self._args.start)], ts])
-            ys = np.concatenate([self._u0[None], ys])
-        return self._raw(self._sign * ts, np.ascontiguousarray(ys.T), retcode, n_steps, int(carry.n_rejected))
+            ts = np.concatenate([[self._begin], ts])
+            ys = np.concatenate([self._u0[None].astype(ys.dtype), ys])
+        return self._raw(self._sign * ts, np.ascontiguousarray(ys.T), retcode, report.n_steps, report.n_rejected)
 
     def _raw(self, t: Array, u: Array, retcode: str, n_steps: int, n_rejected: int) -> RawSolution:
         message = _MESSAGES.get(retcode, "").format(
