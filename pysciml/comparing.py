@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pysciml.engines.base import Array, registry
-from pysciml.errors import ProblemError, SolverError, UnsupportedError
+from pysciml.errors import EngineUnavailableError, ProblemError, SolverError, UnsupportedError
 from pysciml.options import read_options
 from pysciml.problem import Problem, number
 from pysciml.solve import choose_engine, solve
@@ -46,7 +47,8 @@ def compare(
     problem : Problem
     solvers : list of (engine, algorithm), optional
         An algorithm of None is the engine's own choice; by default that of every engine that
-        supports the problem.
+        supports the problem. An engine that is not installed is left empty, with a warning that
+        says how to install it, so that one script serves every machine.
     tolerances : list of float
         Used as ``rtol``; ``atol`` is a hundredth of it.
     saveat : float or array of float, optional
@@ -63,13 +65,14 @@ def compare(
     xarray.Dataset
         Over (``solver``, ``tolerance``): ``error`` (the largest over states and times, relative to
         each state's largest value), ``seconds``, ``n_steps``, ``n_rhs`` (-1 where the library does
-        not report it) and ``retcode``; a solver that fails has NaN for its error. Coordinates
-        ``engine`` and ``algorithm`` over ``solver``.
+        not report it) and ``retcode``; a solver that fails has NaN for its error, and one that is
+        not installed the retcode ``"Unavailable"``. Coordinates ``engine`` and ``algorithm`` over
+        ``solver``.
 
     Raises
     ------
     ProblemError, UnsupportedError, EngineUnavailableError
-        Before anything is solved.
+        Before anything is solved; the last if none of the engines is installed.
     SolverError
         If no reference can be computed.
 
@@ -82,7 +85,7 @@ def compare(
         raise ProblemError(f"compare takes a pysciml.Problem, not {type(problem).__name__}")
     if problem.system.kind == "sde":
         raise UnsupportedError("compare needs one right solution; for stochastic equations compare moments instead")
-    chosen = _read_solvers(problem, solvers)
+    chosen, missing = _read_solvers(problem, solvers)
     tols = [number(tolerance, "tolerances", "tolerances") for tolerance in tolerances]
     if not tols or min(tols) <= 0 or max(tols) >= 1:
         raise ProblemError(f"tolerances must be numbers between 0 and 1, not {tolerances!r}", symbol="tolerances")
@@ -106,6 +109,9 @@ def compare(
     n_steps, n_rhs = np.full(shape, -1), np.full(shape, -1)
     retcodes = np.full(shape, "", dtype="<U18")
     for i, (engine, alg) in enumerate(chosen):
+        if engine in missing:
+            retcodes[i] = "Unavailable"
+            continue
         for j, tolerance in enumerate(tols):
             options: dict[str, Any] = {
                 "engine": engine,
@@ -176,9 +182,7 @@ def solve_reference(problem: Problem, times: Array, tightest: float, max_steps: 
         except (UnsupportedError, SolverError, ImportError) as error:
             reasons.append(f"{engine} {alg}: {error}")
             continue
-        except Exception as error:
-            if type(error).__name__ != "EngineUnavailableError":
-                raise
+        except EngineUnavailableError:
             continue
         difference = relative_error(_values(problem, rough), _values(problem, fine))
         if difference <= max(tightest, 1e-11):
@@ -194,8 +198,8 @@ def _values(problem: Problem, solution: xr.Dataset) -> Array:
     return np.stack([np.asarray(solution[name].values, dtype=np.float64) for name in problem.system.model.states])
 
 
-def _read_solvers(problem: Problem, solvers: Any) -> list[tuple[str, str | None]]:
-    """The solvers, each checked to be there and to fit the problem."""
+def _read_solvers(problem: Problem, solvers: Any) -> tuple[list[tuple[str, str | None]], dict[str, str]]:
+    """The solvers, each checked to fit the problem, and what is to be said of engines not installed."""
     model = problem.system.model
     if solvers is None:
         found: list[tuple[str, str | None]] = []
@@ -209,14 +213,22 @@ def _read_solvers(problem: Problem, solvers: Any) -> list[tuple[str, str | None]
             found.append((name, None))
         if not found:
             raise UnsupportedError(f"no engine here solves {model.name!r} ({model.kind})")
-        return found
+        return found, {}
     chosen: list[tuple[str, str | None]] = []
+    missing: dict[str, str] = {}
     for solver in solvers:
         pair = (solver, None) if isinstance(solver, str) else tuple(solver)
         if len(pair) != 2:
             raise ProblemError(f"solvers are pairs (engine, algorithm), not {solver!r}", symbol="solvers")
-        choose_engine(model, pair[1], pair[0])
+        try:
+            choose_engine(model, pair[1], pair[0])
+        except EngineUnavailableError as error:
+            missing[pair[0]] = str(error)
         chosen.append((pair[0], pair[1]))
     if not chosen:
         raise ProblemError("solvers is empty", symbol="solvers")
-    return chosen
+    if all(engine in missing for engine, _ in chosen):
+        raise EngineUnavailableError("; ".join(missing.values()), engine=chosen[0][0])
+    for engine, reason in missing.items():
+        warnings.warn(f"compare leaves the {engine} engine empty: {reason}", stacklevel=3)
+    return chosen, missing

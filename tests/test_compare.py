@@ -6,7 +6,9 @@ import pytest
 import xarray as xr
 
 import pysciml as ps
+from pysciml.engines.native import NativeEngine
 from pysciml.plot import ensemble, work_precision
+from tests.fake_engine import FakeEngine, only
 
 D = ps.D
 x, v = ps.variables("x v")
@@ -102,3 +104,17 @@ def test_ensemble_bands_are_the_quantiles():
         ensemble(paths, quantiles=[5, 95])
     with pytest.raises(ps.ProblemError, match="over t and at least one other"):
         ensemble(paths.isel(trajectory=0))
+
+
+def test_an_engine_that_is_not_installed_is_left_empty_with_a_warning(oscillator, monkeypatch):
+    missing = FakeEngine()
+    missing.reason = "fake is not installed: pip install fake"
+    with only(monkeypatch, NativeEngine(), missing):
+        with pytest.warns(UserWarning, match="leaves the fake engine empty: fake is not installed"):
+            table = ps.compare(oscillator, [("native", "Tsit5"), ("fake", "RK4")], [1e-4], repeats=1)
+        assert table.retcode.values.tolist() == [["Success"], ["Unavailable"]]
+        assert np.isnan(table.error.values[1, 0])
+        assert table.error.values[0, 0] < 1e-2
+        assert [line.get_label() for line in work_precision(table).get_lines()] == ["native Tsit5"]
+        with pytest.raises(ps.EngineUnavailableError, match="pip install fake"):
+            ps.compare(oscillator, [("fake", "RK4")], [1e-4])
