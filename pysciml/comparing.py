@@ -85,7 +85,12 @@ def compare(
         raise ProblemError(f"compare takes a pysciml.Problem, not {type(problem).__name__}")
     if problem.system.kind == "sde":
         raise UnsupportedError("compare needs one right solution; for stochastic equations compare moments instead")
-    chosen, missing = _read_solvers(problem, solvers)
+    missing: dict[str, str] = {}
+    chosen = read_solvers(problem, solvers, missing)
+    if all(engine in missing for engine, _ in chosen):
+        raise EngineUnavailableError("; ".join(missing.values()), engine=chosen[0][0])
+    for engine, reason in missing.items():
+        warnings.warn(f"compare leaves the {engine} engine empty: {reason}", stacklevel=2)
     tols = [number(tolerance, "tolerances", "tolerances") for tolerance in tolerances]
     if not tols or min(tols) <= 0 or max(tols) >= 1:
         raise ProblemError(f"tolerances must be numbers between 0 and 1, not {tolerances!r}", symbol="tolerances")
@@ -198,8 +203,12 @@ def _values(problem: Problem, solution: xr.Dataset) -> Array:
     return np.stack([np.asarray(solution[name].values, dtype=np.float64) for name in problem.system.model.states])
 
 
-def _read_solvers(problem: Problem, solvers: Any) -> tuple[list[tuple[str, str | None]], dict[str, str]]:
-    """The solvers, each checked to fit the problem, and what is to be said of engines not installed."""
+def read_solvers(problem: Problem, solvers: Any, missing: dict[str, str] | None = None) -> list[tuple[str, str | None]]:
+    """The solvers, each checked to fit the problem.
+
+    Engines that are not installed are added to ``missing`` with the reason, or raise
+    `EngineUnavailableError` where that is None.
+    """
     model = problem.system.model
     if solvers is None:
         found: list[tuple[str, str | None]] = []
@@ -213,9 +222,8 @@ def _read_solvers(problem: Problem, solvers: Any) -> tuple[list[tuple[str, str |
             found.append((name, None))
         if not found:
             raise UnsupportedError(f"no engine here solves {model.name!r} ({model.kind})")
-        return found, {}
+        return found
     chosen: list[tuple[str, str | None]] = []
-    missing: dict[str, str] = {}
     for solver in solvers:
         pair = (solver, None) if isinstance(solver, str) else tuple(solver)
         if len(pair) != 2:
@@ -223,12 +231,10 @@ def _read_solvers(problem: Problem, solvers: Any) -> tuple[list[tuple[str, str |
         try:
             choose_engine(model, pair[1], pair[0])
         except EngineUnavailableError as error:
+            if missing is None:
+                raise
             missing[pair[0]] = str(error)
         chosen.append((pair[0], pair[1]))
     if not chosen:
         raise ProblemError("solvers is empty", symbol="solvers")
-    if all(engine in missing for engine, _ in chosen):
-        raise EngineUnavailableError("; ".join(missing.values()), engine=chosen[0][0])
-    for engine, reason in missing.items():
-        warnings.warn(f"compare leaves the {engine} engine empty: {reason}", stacklevel=3)
-    return chosen, missing
+    return chosen

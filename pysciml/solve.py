@@ -54,7 +54,9 @@ def solve(
         Spacing of the output times (the end of ``tspan`` is always one), or the times; by default
         the solver's own steps.
     dt : float, optional
-        Step size of a fixed-step method, first step size of an adaptive one.
+        Step size of a fixed-step method, first step size of an adaptive one. Stochastic equations
+        without ``alg`` and ``dt`` take a thousand steps where the engine's own choice of method has
+        no error estimate; attribute ``dt`` of the result says how long they were.
     max_steps : int
     seed : int, optional
         For stochastic equations.

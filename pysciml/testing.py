@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pysciml.comparing import _read_solvers
+from pysciml.comparing import read_solvers
 from pysciml.errors import ProblemError, SolverError
 from pysciml.options import read_saveat
 from pysciml.problem import Problem, number
@@ -59,7 +59,7 @@ def assert_solvers_agree(
     rtol = number(rtol, "rtol", "rtol")
     if not 0 < rtol < 1:
         raise ProblemError(f"rtol must be between 0 and 1, not {rtol!r}", symbol="rtol")
-    chosen = _read_solvers(problem, solvers)
+    chosen = read_solvers(problem, solvers)
     if len(chosen) < 2:
         names = ", ".join(engine for engine, _ in chosen)
         raise ProblemError(

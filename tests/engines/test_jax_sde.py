@@ -198,7 +198,11 @@ def test_milstein_refuses_noise_that_does_not_commute():
 def test_what_a_stochastic_solve_needs_is_said():
     problem = ps.Problem(GBM, {x: 1.0}, (0, 1), {mu: 0.5, sigma: 0.3})
     with pytest.raises(ps.ProblemError, match=r"EM steps with a fixed step size: pass dt=.*SPaRK"):
-        ps.solve(problem, engine="jax")
+        ps.solve(problem, "EM", engine="jax")
+    chosen = ps.solve(problem, engine="jax", saveat=[1.0], seed=3)
+    assert (chosen.attrs["algorithm"], chosen.attrs["dt"], chosen.attrs["n_steps"]) == ("EM", 1e-3, 1000)
+    same = ps.solve(problem, "EM", engine="jax", dt=1e-3, saveat=[1.0], seed=3)
+    assert float(chosen.x[0]) == float(same.x[0])
     with pytest.raises(ps.ProblemError, match="backward"):
         ps.solve(problem.remake(tspan=(1, 0)), engine="jax", dt=0.1)
     heun = ps.solve(problem, "EulerHeun", engine="jax", dt=0.1, saveat=[1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import metadata, util
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -17,6 +18,8 @@ _NEEDED: Final = ("jax", "diffrax", "equinox")
 #: Checks that were passed, (model hash, algorithm): a solve of a small model takes no longer than a check.
 _FITTING: Final[set[tuple[str, str | None]]] = set()
 _REMEMBERED: Final = 10_000
+#: Steps of a stochastic solve with a fixed step size that nobody gave.
+_STEPS: Final = 1000
 _NO_OPS: Final = frozenset({ops.BESSELJ, ops.BESSELY, ops.BESSELI, ops.BESSELK, ops.HISTORY})
 
 
@@ -129,12 +132,13 @@ class JaxEngine(Engine):
         """See `Engine.solve`."""
         from pysciml.engines.jax.single import solve
 
-        return solve(model, u0, p, tspan, choose(model, algorithm), options)
+        return solve(model, u0, p, tspan, choose(model, algorithm), _stepping(model, algorithm, tspan, options))
 
     def solve_many(self, model: Model, algorithm: str | None, batch: Batch, options: BatchOptions) -> BatchReport:
         """See `pysciml.engines.batch.BatchEngine`."""
         from pysciml.engines.jax.many import solve_many
 
+        options = replace(options, solve=_stepping(model, algorithm, batch.tspan, options.solve))
         return solve_many(model, choose(model, algorithm), batch, options)
 
     def sensitivities(
@@ -150,6 +154,13 @@ class JaxEngine(Engine):
         from pysciml.engines.jax.sensitivity import sensitivities
 
         return sensitivities(model, u0, p, tspan, choose(model, algorithm), options)
+
+
+def _stepping(model: Model, name: str | None, tspan: tuple[float, float], options: SolveOptions) -> SolveOptions:
+    """The options with a step size, where the method that nobody named steps with a fixed one."""
+    if name is not None or options.dt is not None or model.kind != "sde" or ALGORITHMS[choose(model, None)].adaptive:
+        return options
+    return replace(options, dt=abs(tspan[1] - tspan[0]) / _STEPS)
 
 
 _KINDS: Final = {"ode": "an ordinary differential equation", "sde": "a stochastic differential equation"}
@@ -171,7 +182,8 @@ _COMMUTES: Final[dict[str, bool]] = {}
 def choose(model: Model, name: str | None) -> str:
     """The SciML name of the algorithm to use; the default is never stiff.
 
-    ``"Tsit5"`` for ordinary equations; ``"SRA1"`` for additive noise, ``"EM"`` for any other.
+    ``"Tsit5"`` for ordinary equations; ``"SRA1"`` for additive noise, ``"EM"`` for any other, with a
+    thousand steps unless ``dt`` says how long they are.
     """
     if name is not None:
         return ALIASES.get(name, name)

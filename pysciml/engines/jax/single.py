@@ -44,7 +44,7 @@ def solve(
     solution = run.solution()
     solution.extra = place(options)
     if model.kind == "sde":
-        solution.extra |= {"seed": seed, "calculus": calculus(model, algorithm)}
+        solution.extra |= {"seed": seed, "calculus": calculus(model, algorithm)} | step(options)
     return solution
 
 
@@ -52,6 +52,11 @@ def place(options: SolveOptions) -> dict[str, str | int | float]:
     """The attributes that say where and how exactly it was computed, where that is not the default."""
     asked = {"device": (options.device, "cpu"), "precision": (options.precision, "float64")}
     return {name: chosen for name, (chosen, default) in asked.items() if chosen != default}
+
+
+def step(options: SolveOptions) -> dict[str, str | int | float]:
+    """The attribute that says what the step size was, where it was given or chosen beforehand."""
+    return {} if options.dt is None else {"dt": options.dt}
 
 
 def calculus(model: Model, algorithm: str) -> str:

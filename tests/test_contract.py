@@ -1,0 +1,98 @@
+"""The public API's own examples, typed in order into one session, as a user would."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+MODEL = """
+import sympy as sp, pysciml as ps
+
+x, y = ps.variables("x y")
+a, b, c, d = ps.parameters("a b c d")
+D = ps.D
+
+lotka = ps.System([ps.Eq(D(x), a*x - b*x*y),
+                   ps.Eq(D(y), -c*y + d*x*y)], name="lotka_volterra")
+"""
+
+PROBLEM = """
+problem = ps.Problem(lotka, u0={x: 1.0, y: 1.0}, tspan=(0, 10), p={a: 1.5, b: 1, c: 3, d: 1})
+problem.remake(p={"a": 2.0})
+"""
+
+SOLVE = """
+sol = ps.solve(problem, saveat=0.1)
+sol = ps.solve(problem, "Tsit5", engine="jax", rtol=1e-8, atol=1e-8, saveat=0.1)
+sol.x.plot(); sol.sel(t=5.0).y; sol.attrs["engine"]; sol.to_netcdf("lotka.nc")
+"""
+
+NOISE = """
+w = ps.brownian("w")
+noisy = ps.System([ps.Eq(D(x), a*x - b*x*y + x*w/10), ps.Eq(D(y), -c*y + d*x*y)], name="noisy")
+sde_problem = ps.Problem(noisy, u0={x: 1.0, y: 1.0}, tspan=(0, 1), p={a: 1.5, b: 1, c: 3, d: 1})
+"""
+
+ENSEMBLES = """
+import xarray as xr, numpy as np
+sweep = ps.solve_ensemble(problem, over={a: xr.DataArray(np.linspace(1, 2, 50), dims="a"),
+                                         b: xr.DataArray(np.linspace(.5, 1.5, 40), dims="b")}, saveat=0.1)
+sweep.x.isel(t=-1).plot()
+paths = ps.solve_ensemble(sde_problem, trajectories=10_000, seed=0, saveat=0.1)
+"""
+
+COMPARE = """
+table = ps.compare(problem, solvers=[("native", "TRBDF2"), ("jax", "Tsit5"), ("julia", "Vern9")],
+                   tolerances=[1e-4, 1e-6, 1e-8])
+ps.plot.work_precision(table)
+ps.testing.assert_solvers_agree(problem, rtol=1e-6)
+"""
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One namespace in which the examples run one after the other."""
+    return {"folder": tmp_path_factory.mktemp("session")}
+
+
+def run(code: str, session: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(session["folder"])
+    exec(code, session)
+    plt.close("all")
+
+
+def test_models_problems_and_solutions(session: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run(MODEL + PROBLEM + SOLVE, session, monkeypatch)
+    sol = session["sol"]
+    assert sol.attrs["engine"] == "jax"
+    assert sol.x.dims == ("t",)
+    # the quantity that Lotka-Volterra keeps
+    kept = sol.x - 3 * np.log(sol.x) + sol.y - 1.5 * np.log(sol.y)
+    assert float(abs(kept - kept[0]).max()) < 1e-6
+    assert Path(session["folder"], "lotka.nc").stat().st_size > 0
+
+
+def test_ensembles(session: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run(NOISE + ENSEMBLES, session, monkeypatch)
+    assert session["sweep"].x.sizes == {"a": 50, "b": 40, "t": 101}
+    paths = session["paths"]
+    assert paths.x.dims == ("trajectory", "t")
+    assert paths.sizes["trajectory"] == 10_000
+    assert float(paths.x.isel(t=-1).std()) > 0
+
+
+def test_comparisons(session: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "compare leaves the julia engine empty")
+        run(COMPARE, session, monkeypatch)
+    table = session["table"]
+    assert table.solver.values.tolist() == ["native TRBDF2", "jax Tsit5", "julia Vern9"]
+    installed = table.sel(solver=table.retcode.isel(tolerance=0) != "Unavailable")
+    assert installed.sizes["solver"] >= 2
+    assert (installed.error.max("solver") < 1e-1).all()
+    assert (installed.error.isel(tolerance=-1) < 1e-5).all()
