@@ -17,7 +17,7 @@ from pysciml.errors import (
 )
 from pysciml.problem import Problem
 from pysciml.solve import solve
-from pysciml.symbolic import D, Eq, Event, System, brownian, load, parameters, t, variables
+from pysciml.symbolic import MLP, D, Eq, Event, Network, System, brownian, load, parameters, t, variables
 
 if TYPE_CHECKING:
     from pysciml import plot, testing
@@ -37,11 +37,13 @@ _LAZY = {
 }
 
 __all__ = [
+    "MLP",
     "D",
     "EngineUnavailableError",
     "Eq",
     "Event",
     "ModelError",
+    "Network",
     "Problem",
     "ProblemError",
     "PySciMLError",

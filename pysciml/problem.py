@@ -35,12 +35,14 @@ class Problem:
     tspan : pair of float
         From where to where; reversed integrates backward.
     p : mapping, optional
-        Parameter -> value, for every parameter.
+        Parameter -> value, for every parameter. A network (or its name) -> its weights, one flat
+        array; without them it starts with its initial weights.
 
     Attributes
     ----------
     u0 : float array, shape (n_states,), in the order of ``system.states``
-    p : float array, shape (n_params,), in the order of ``system.parameters``
+    p : float array, shape (n_params,), in the order of ``system.parameters``, then the weights of networks
+    weights : mapping of network name to float array, shape (size,)
     tspan : (float, float)
 
     Raises
@@ -73,8 +75,11 @@ class Problem:
                 f"u0 has no value for {_list(missing)}{_derivatives(system, missing)}", symbol=missing[0]
             )
         self.tspan = _read_tspan(tspan)
-        self.p = self._fill_parameters(np.full(len(model.parameters), math.nan), {} if p is None else p)
-        missing = [name for name, value in zip(model.parameters, self.p, strict=True) if math.isnan(value)]
+        start = np.full(model.n_params, math.nan)
+        for name, block in model.blocks.items():
+            start[block] = system.initial_weights(name)
+        self.p = self._fill_parameters(start, {} if p is None else p)
+        missing = [name for name, value in zip(model.parameters, self.p, strict=False) if math.isnan(value)]
         if missing:
             raise ProblemError(f"p has no value for {_list(missing)}", symbol=missing[0])
         self._freeze()
@@ -86,11 +91,32 @@ class Problem:
     def _fill_states(self, start: Array, u0: Any) -> Array:
         return _fill(start, u0, "u0", "state", self.system.state_index, self.system.model.states)
 
+    @property
+    def weights(self) -> Mapping[str, Array]:
+        """The weights of each network, by its name: read-only parts of ``p``."""
+        return {name: self.p[block] for name, block in self.system.model.blocks.items()}
+
     def _fill_parameters(self, start: Array, p: Any) -> Array:
+        if isinstance(p, Mapping) and self.system.model.blocks:
+            p = self._fill_weights(start, p)
         for key in p if isinstance(p, Mapping) else ():
             if self.system.parameter_index(key) is None and self.system.state_index(key) is not None:
                 raise ProblemError(f"p: {key} is a state; its initial value goes into u0", symbol=str(key))
         return _fill(start, p, "p", "parameter", self.system.parameter_index, self.system.model.parameters)
+
+    def _fill_weights(self, start: Array, p: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Write the weights of networks; returns what is not about networks."""
+        from pysciml.symbolic.files import weight_array
+
+        rest: dict[Any, Any] = {}
+        for key, value in p.items():
+            found = self.system.network_block(key)
+            if found is None:
+                rest[key] = value
+            else:
+                name, block = found
+                start[block] = weight_array(value, name, block.stop - block.start)
+        return rest
 
     def remake(
         self,
@@ -121,6 +147,8 @@ class Problem:
         ]
         if model.parameters:
             lines.append(f"  p: {_pairs(model.parameters, self.p)}")
+        for name, values in self.weights.items():
+            lines.append(f"  {name}: {values.size} weights")
         return "\n".join(lines)
 
 

@@ -2,7 +2,8 @@
 
 from pysciml.symbolic.events import Event
 from pysciml.symbolic.files import load
+from pysciml.symbolic.networks import MLP, Network
 from pysciml.symbolic.system import System
 from pysciml.symbolic.variables import D, Eq, brownian, parameters, t, variables
 
-__all__ = ["D", "Eq", "Event", "System", "brownian", "load", "parameters", "t", "variables"]
+__all__ = ["MLP", "D", "Eq", "Event", "Network", "System", "brownian", "load", "parameters", "t", "variables"]

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
 import sympy as sp
 
-from pysciml.errors import ModelError
+from pysciml.errors import ModelError, ProblemError, UnsupportedError
 from pysciml.files import writing
-from pysciml.graph import EventSpec, Graph, Model
+from pysciml.graph import EventSpec, Graph, Model, Network
+from pysciml.graph.networks import Call
 from pysciml.symbolic.events import Event
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, StateInfo
+from pysciml.symbolic.networks import MLP
 from pysciml.symbolic.reading import RESERVED
 from pysciml.symbolic.system import System
 from pysciml.symbolic.variables import BrownianMotion, equation, parameters, variables
@@ -28,10 +31,10 @@ _FORMAT: Final = "pysciml-model"
 _VERSION: Final = 1
 
 
-def save(system: System, path: str | Path) -> None:
+def save(system: System, path: str | Path, weights: Mapping[Any, Any] | None = None) -> None:
     """See `System.save`."""
     model, graph = system.model, system.graph
-    document = {
+    document: dict[str, Any] = {
         "format": _FORMAT,
         "version": _VERSION,
         "name": model.name,
@@ -61,8 +64,57 @@ def save(system: System, path: str | Path) -> None:
         },
         "hash": model.hash,
     }
+    if graph.networks:
+        document["graph"]["networks"] = _networks_of(system, {} if weights is None else weights)
+        document["graph"]["calls"] = [[call.network, call.output, list(call.wrt)] for call in graph.calls]
+    elif weights:
+        raise ProblemError(f"weights has {next(iter(weights))}, and the system {system.name!r} has no networks")
     with writing(path) as temporary:
         temporary.write_text(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _networks_of(system: System, weights: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    given: dict[str, Any] = dict(system._weights)
+    for key, values in weights.items():
+        found = system.network_block(key)
+        if found is None:
+            raise ProblemError(f"weights has {key}, which is not a network of the system", symbol=str(key))
+        given[found[0]] = weight_array(values, found[0], found[1].stop - found[1].start)
+    entries: list[dict[str, Any]] = []
+    for network in system.graph.networks:
+        if network.foreign is not None:
+            raise UnsupportedError(
+                f"the network {network.name} is an {network.foreign.library} module: a model file holds data, never "
+                "code; pysciml.MLP can be saved"
+            )
+        entry: dict[str, Any] = {
+            "name": network.name,
+            "inputs": network.inputs,
+            "outputs": network.outputs,
+            "hidden": list(network.hidden),
+            "activation": network.activation,
+            "output_activation": network.final,
+            "seed": network.seed,
+        }
+        if network.name in given:
+            entry["weights"] = given[network.name].tolist()
+        entries.append(entry)
+    return entries
+
+
+def weight_array(values: Any, name: str, size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The weights of a network as one flat array; `ProblemError` says what does not fit."""
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"the weights of {name} must be an array of {size} numbers", symbol=name) from error
+    if array.shape != (size,):
+        raise ProblemError(
+            f"the weights of {name} must be one flat array of {size} numbers, not of shape {array.shape}", symbol=name
+        )
+    if not np.isfinite(array).all():
+        raise ProblemError(f"the weights of {name} are not all finite", symbol=name)
+    return array
 
 
 def load(path: str | Path) -> System:
@@ -85,7 +137,7 @@ def load(path: str | Path) -> System:
         raise ModelError(f"{path} is not a model file: {error}") from error
     try:
         return _system(_Checked(document, ""))
-    except (ModelError, ValueError) as error:
+    except (ModelError, ProblemError, ValueError) as error:
         raise ModelError(f"{path} is not a valid model file: {error}") from error
 
 
@@ -105,6 +157,9 @@ class _Checked:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
             raise ModelError(f"{self._where}{key} has the wrong type")
         return value
+
+    def has(self, key: str) -> bool:
+        return key in self._value
 
     def names(self, key: str) -> list[str]:
         values = self.get(key, list)
@@ -144,16 +199,53 @@ def _system(document: _Checked) -> System:
     symbols = tuple(parameters(n, **attrs.get(n, {})) for n in document.names("parameters"))
     observed = document.names("observed")
     noise = document.names("noise")
-    every = [s.name for s in states] + [s.name for s in symbols] + observed + noise
+    networks, weights = _networks(document.object("graph"))
+    every = [s.name for s in states] + [s.name for s in symbols] + observed + noise + [n.name for n in networks]
     if len(set(every)) < len(every):
         raise ModelError("two names are equal")
     taken = {time.name, *RESERVED} & set(every)
     if taken:
         raise ModelError(f"{taken.pop()!r} is no name for a state, a parameter or an observed quantity")
-    model = _model(document, states, symbols, observed, noise)
+    model = _model(document, states, symbols, observed, noise, networks)
     if document.get("hash", str) != model.hash:
         raise ModelError("the hash does not match the content: the file was changed or damaged")
-    return _rebuild(model, time, states, symbols, tuple(parameters(n, **attrs.get(n, {})) for n in observed))
+    system = _rebuild(model, time, states, symbols, tuple(parameters(n, **attrs.get(n, {})) for n in observed))
+    system._weights = weights
+    return system
+
+
+def _networks(document: _Checked) -> tuple[list[Network], dict[str, Any]]:
+    """The networks of a file, checked as a user's own are, and the weights that come with them."""
+    if not document.has("networks"):
+        return [], {}
+    networks: list[Network] = []
+    weights: dict[str, Any] = {}
+    for entry in document.objects("networks"):
+        network = MLP(
+            _name(entry.get("name", str)),
+            entry.get("inputs", int),
+            entry.get("outputs", int),
+            entry.get("hidden", list),
+            entry.get("activation", str),
+            entry.get("output_activation", str),
+            entry.get("seed", int),
+        ).network
+        networks.append(network)
+        if entry.has("weights"):
+            weights[network.name] = weight_array(entry.get("weights", list), network.name, network.size)
+    return networks, weights
+
+
+def _calls(document: _Checked) -> list[Call]:
+    if not document.has("calls"):
+        return []
+    calls: list[Call] = []
+    for entry in document.get("calls", list):
+        numbers = entry[:2] + entry[2] if isinstance(entry, list) and len(entry) == 3 else None
+        if numbers is None or not isinstance(entry[2], list) or not all(type(v) is int for v in numbers):
+            raise ModelError("graph.calls has an entry that is not [network, output, [inputs]]")
+        calls.append(Call(entry[0], entry[1], tuple(entry[2])))
+    return calls
 
 
 def _attrs(document: _Checked) -> dict[str, dict[str, str]]:
@@ -187,6 +279,7 @@ def _model(
     symbols: tuple[sp.Symbol, ...],
     observed: list[str],
     noise: list[str],
+    networks: list[Network],
 ) -> Model:
     arrays = document.object("graph")
     outputs = arrays.get("outputs", dict)
@@ -198,8 +291,10 @@ def _model(
             arrays.get("const", list),
             arrays.get("index", list),
             n,
-            len(symbols),
+            len(symbols) + sum(network.size for network in networks),
             outputs,
+            networks,
+            _calls(arrays),
         )
     except (TypeError, OverflowError) as error:
         raise ModelError(f"graph: {error}") from error

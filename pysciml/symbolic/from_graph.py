@@ -9,6 +9,7 @@ from typing import Any, Final
 import sympy as sp
 
 from pysciml.graph import Graph, ops
+from pysciml.symbolic.networks import NetworkHead, NetworkTerm
 
 #: Denominators up to this one are shown as fractions: 1/3 and 1/25 rather than 0.333 and 0.04.
 _LARGEST_DENOMINATOR = 10**6
@@ -112,6 +113,12 @@ def to_sympy(
             done[node] = states[index]
         elif code == ops.PARAM:
             done[node] = parameters[index]
+        elif code == ops.JOIN:
+            done[node] = None  # the network takes it apart itself
+        elif code == ops.NETWORK:
+            call = graph.calls[index]
+            head = NetworkHead(graph.networks[call.network], call.output, call.wrt)
+            done[node] = NetworkTerm(head, *(_value(done[k]) for k in graph.inputs_of(node)))
         elif code == ops.HISTORY:
             done[node] = states[index].subs(time, args[0])
         elif code in (ops.SELECT, ops.AND, ops.OR, ops.NOT):

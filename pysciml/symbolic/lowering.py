@@ -112,7 +112,9 @@ def _assemble(
     states = tuple(differential + algebraic)
     parameters = tuple(reader.parameters)
 
-    numbered = GraphBuilder(len(states), len(parameters))
+    networks = b.networks
+    numbered = GraphBuilder(len(states), len(parameters) + sum(network.size for network in networks))
+    numbered.copy_networks(networks, ())
     index = {(s.function, s.order): i for i, s in enumerate(states)}
     moved: dict[int, int] = {}
     for unknown in reader.unknowns.values():
@@ -226,7 +228,10 @@ class _Transfer:
             elif code == ops.HISTORY:
                 moved[current] = target.history(self._histories[current], moved[needs[0]])
             else:
-                moved[current] = target.call(code, *(moved[n] for n in needs))
+                index = -1
+                if code == ops.NETWORK:
+                    index = target.copy_networks(source.networks, [source.calls[source.index_of(current)]])[0]
+                moved[current] = target.again(code, tuple(moved[n] for n in needs), 0.0, index)
             stack.pop()
         return moved[node]
 

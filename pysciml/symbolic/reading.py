@@ -11,7 +11,7 @@ from sympy.core.function import AppliedUndef
 from sympy.logic.boolalg import BooleanAtom
 
 from pysciml.errors import ModelError
-from pysciml.graph import GraphBuilder
+from pysciml.graph import GraphBuilder, Network
 from pysciml.symbolic import printing
 from pysciml.symbolic.events import Event
 from pysciml.symbolic.to_graph import Converter
@@ -89,6 +89,8 @@ def name_of(symbol: Any) -> str:
 
 
 def _kind_of(symbol: Any) -> str:
+    if isinstance(symbol, Network):
+        return f"the network {symbol.name}"
     if isinstance(symbol, tuple):
         return f"the derivative of order {symbol[2]} of {symbol[1]}"
     if isinstance(symbol, AppliedUndef):
@@ -128,7 +130,7 @@ class Reader:
         self.closed = False  # True once the equations are read: nothing new may appear
         self._names: dict[str, Any] = {}
         self._free = 0
-        self.convert = Converter(self.builder, time, self._leaf, self._delayed)
+        self.convert = Converter(self.builder, time, self._leaf, self._delayed, self._network)
         for symbol in parameters or ():
             self._add_parameter(symbol)
 
@@ -188,6 +190,17 @@ class Reader:
                 )
             node = self._add_parameter(symbol)
         return node
+
+    def _network(self, network: Network) -> None:
+        other = self._names.get(network.name)
+        if isinstance(other, Network) and other != network:
+            raise ModelError(
+                f"two different networks are called {network.name!r}: use one network object, or two names",
+                symbol=network.name,
+            )
+        if network not in self.builder.networks and self.closed:
+            raise ModelError(f"the network {network.name} appears in no equation of the system", symbol=network.name)
+        self.claim(network.name, network, "a network")
 
     def _not_new(self, symbol: Any) -> None:
         if self.closed:

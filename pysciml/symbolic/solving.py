@@ -137,7 +137,9 @@ def _vanishes(b: GraphBuilder, node: int) -> bool:
         return value == 0.0
     cone = b.cone([node])
     leaves = [n for n in cone if b.op_of(n) in (ops.FREE, ops.HISTORY)]
-    probe = GraphBuilder(len(leaves), 0)
+    n_weights = sum(network.size for network in b.networks)
+    probe = GraphBuilder(len(leaves), n_weights)
+    calls = probe.copy_networks(b.networks, b.calls)
     moved = {leaf: probe.state(k) for k, leaf in enumerate(leaves)}
     scale: list[int] = []
     for n in cone:
@@ -148,14 +150,17 @@ def _vanishes(b: GraphBuilder, node: int) -> bool:
         elif b.op_of(n) == ops.TIME:
             moved[n] = probe.time()
         else:
-            moved[n] = probe.call(b.op_of(n), *(moved[a] for a in b.args_of(n)))
-        scale.append(moved[n])
+            index = calls[b.index_of(n)] if b.op_of(n) == ops.NETWORK else -1
+            moved[n] = probe.again(b.op_of(n), tuple(moved[a] for a in b.args_of(n)), 0.0, index)
+        if b.op_of(n) != ops.JOIN:
+            scale.append(moved[n])
     graph = probe.build({"node": [moved[node]], "scale": scale or [moved[node]]})
     rng = np.random.default_rng(0)
     u = rng.uniform(0.5, 1.5, (len(leaves), 2 * _PROBES))
     u[:, _PROBES:] *= rng.choice([-1.0, 1.0], (len(leaves), _PROBES))
-    size = np.abs(graph.evaluate("scale", u, np.zeros(0), 0.7))
+    weights = rng.normal(size=(n_weights, 1))
+    size = np.abs(graph.evaluate("scale", u, weights, 0.7))
     size = np.max(np.where(np.isfinite(size), size, 0.0), axis=0, initial=1e-300)
-    values = np.abs(graph.evaluate("node", u, np.zeros(0), 0.7)[0])
+    values = np.abs(graph.evaluate("node", u, weights, 0.7)[0])
     known = np.isfinite(values)  # outside an operation's domain there is nothing to see
     return bool(known.any() and np.all(values[known] <= 1e-12 * size[known]))

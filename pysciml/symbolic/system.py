@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from pysciml.errors import ModelError, UnsupportedError
-from pysciml.graph import Graph, Model
+from pysciml.graph import Graph, Model, Network
 from pysciml.graph.model import Kind, NoiseType
 from pysciml.symbolic import printing
 from pysciml.symbolic.events import Event
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, lower
+from pysciml.symbolic.networks import NetworkFunction
 from pysciml.symbolic.reading import normalize
 from pysciml.symbolic.variables import BrownianMotion, attributes, scalar
 
@@ -96,6 +98,7 @@ class System:
 
     def _set(self, lowered: Lowered) -> None:
         self._lowered = lowered
+        self._weights: dict[str, npt.NDArray[np.float64]] = {}
         self.model: Model = lowered.model
         self.time = lowered.time
         self.parameters: tuple[sp.Symbol, ...] = lowered.parameters
@@ -144,6 +147,26 @@ class System:
         n = len(self.states)
         return csr_array((np.ones(len(rows), dtype=bool), (rows, cols)), shape=(n, n))
 
+    @property
+    def networks(self) -> dict[str, Network]:
+        """The neural networks among the terms, by name."""
+        return {network.name: network for network in self.graph.networks}
+
+    def initial_weights(self, name: str) -> npt.NDArray[np.float64]:
+        """What a `Problem` starts a network with: its initial weights, or those of the model file."""
+        if name in self._weights:
+            return self._weights[name].copy()
+        return self.networks[name].initial()
+
+    def network_block(self, key: Any) -> tuple[str, slice] | None:
+        """A network, given as such or by name: its name, and where its weights are in ``p``."""
+        name: Any = key.name if isinstance(key, NetworkFunction) else key
+        if not isinstance(name, str) or name not in self.model.blocks:
+            return None
+        if isinstance(key, NetworkFunction) and key.network != self.networks[name]:
+            return None
+        return name, self.model.blocks[name]
+
     def state_index(self, key: Any) -> int | None:
         """The position of a state given as symbol, as derivative or by name; None if it is none."""
         return self._state_keys.get(_unwrap(key, self.time))
@@ -181,17 +204,28 @@ class System:
             found[symbol.name] = attributes(symbol)
         return {name: given for name, given in found.items() if given}
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, weights: Mapping[Any, npt.ArrayLike] | None = None) -> None:
         """Write the model as JSON: the graph and the names, data and never code.
+
+        Parameters
+        ----------
+        path : path
+        weights : mapping, optional
+            Network -> its weights, such as ``fit.problem.weights``: what a `Problem` of the loaded
+            model starts with. Other networks start with their initial weights, as they do here.
 
         Raises
         ------
         OSError
             If the file cannot be written; an existing file is replaced only by a whole new one.
+        ProblemError
+            If weights do not fit.
+        UnsupportedError
+            If a network is another library's module, which is code.
         """
         from pysciml.symbolic.files import save
 
-        save(self, path)
+        save(self, path, weights)
 
     def to_julia(self) -> str:
         """The model as readable Julia source, to go on with in Julia.
@@ -217,6 +251,7 @@ class System:
         parts = [_count("state", model.states)]
         if model.parameters:
             parts.append(_count("parameter", model.parameters))
+        parts += [f"network {network.name} ({network.size} weights)" for network in model.graph.networks]
         if model.noise:
             parts.append(f"{model.noise_type} noise {', '.join(model.noise)}")
         if model.observed:

@@ -16,7 +16,9 @@ from sympy.matrices.expressions.matexpr import MatrixElement
 from pysciml.errors import ModelError
 from pysciml.graph import GraphBuilder, ops
 from pysciml.graph.derivative import tangents
+from pysciml.graph.networks import Network
 from pysciml.symbolic import printing
+from pysciml.symbolic.networks import NetworkTerm
 
 #: Derivatives of a higher order than this are a slip: every order is one more state.
 LARGEST_ORDER: Final = 99
@@ -171,6 +173,8 @@ class Converter:
         applied function; raises `ModelError` for one that is not known.
     delayed : callable
         ``delayed(function, time_node, expression)``: the node of a function at another time.
+    known : callable, optional
+        ``known(network)`` raises `ModelError` for a network that may not stand here.
     """
 
     def __init__(
@@ -179,11 +183,13 @@ class Converter:
         time: sp.Symbol,
         leaf: Callable[[sp.Basic, int], int],
         delayed: Callable[[AppliedUndef, int], int],
+        known: Callable[[Network], None] = lambda network: None,
     ) -> None:
         self._b = builder
         self._time = time
         self._leaf = leaf
         self._delayed = delayed
+        self._known = known
         self._memo: dict[sp.Basic, int] = {}
         #: leaf node of the k-th derivative of a function -> (function, k); see `total_derivative`.
         self.derivative_leaves: dict[int, tuple[sp.Basic, int]] = {}
@@ -211,13 +217,16 @@ class Converter:
         """An operation on constants that was not folded has no finite real value."""
         b = self._b
         operands = b.args_of(node)
-        if operands and b.op_of(node) != ops.HISTORY and all(b.value_of(a) is not None for a in operands):
+        free = b.op_of(node) in (ops.HISTORY, ops.NETWORK)
+        if operands and not free and all(b.value_of(a) is not None for a in operands):
             raise ModelError(f"{_cut(expr)} is not a finite real number", symbol=_cut(expr))
 
     def _children(self, expr: Any) -> Sequence[sp.Basic]:
         """What has to be converted first."""
         if not expr.args:
             return ()
+        if isinstance(expr, NetworkTerm):
+            return expr.inputs
         if isinstance(expr, AppliedUndef):
             return () if expr.args == (self._time,) else expr.args
         if isinstance(expr, sp.Derivative):
@@ -247,6 +256,9 @@ class Converter:
             return self._leaf(expr, 0) if not args else self._delayed(expr, args[0])
         if isinstance(expr, sp.Derivative):
             return self._derivative(expr, args)
+        if isinstance(expr, NetworkTerm):
+            self._known(expr.head.network)
+            return b.network(expr.head.network, expr.head.output, args, expr.head.wrt)
         if isinstance(expr, (sp.Sum, sp.Product, sp.Integral)):
             return args[0]
         if isinstance(expr, BooleanTrue):

@@ -47,6 +47,7 @@ def guarded(graph: Graph) -> Graph:
         return graph
     guards = _guards(graph)
     builder = GraphBuilder(graph.n_states, graph.n_params)
+    calls = builder.copy_networks(graph.networks, graph.calls)
     moved: dict[int, int] = {}
     for node in _order(graph, guards):
         code = int(graph.op[node])
@@ -59,22 +60,10 @@ def guarded(graph: Graph) -> Graph:
             for position, harmless in _SINGULAR[code]:
                 if builder.value_of(args[position]) is None:
                     args[position] = builder.call(ops.SELECT, condition, args[position], builder.constant(harmless))
-        moved[node] = _copy(builder, graph, node, code, args)
+        index = int(graph.index[node])
+        index = calls[index] if code == ops.NETWORK else index
+        moved[node] = builder.again(code, tuple(args), float(graph.const[node]), index)
     return builder.build({name: [moved[n] for n in nodes.tolist()] for name, nodes in graph.outputs.items()})
-
-
-def _copy(builder: GraphBuilder, graph: Graph, node: int, code: int, args: list[int]) -> int:
-    if code == ops.CONST:
-        return builder.constant(float(graph.const[node]))
-    if code == ops.TIME:
-        return builder.time()
-    if code == ops.STATE:
-        return builder.state(int(graph.index[node]))
-    if code == ops.PARAM:
-        return builder.param(int(graph.index[node]))
-    if code == ops.HISTORY:
-        return builder.history(int(graph.index[node]), *args)
-    return builder.call(code, *args)
 
 
 def _guards(graph: Graph) -> list[frozenset[_Guard]]:

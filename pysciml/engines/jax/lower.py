@@ -16,6 +16,7 @@ import jax.scipy.special as jsp
 import numpy as np
 import numpy.typing as npt
 
+from pysciml.engines.jax import network as networks
 from pysciml.engines.jax.guard import guarded
 from pysciml.graph import Graph, ops
 
@@ -113,8 +114,19 @@ def _scalars(graph: Graph, needed: npt.NDArray[np.intp], outputs: npt.NDArray[np
     def function(t: Any, y: Any, p: Any) -> Any:
         dtype = jnp.result_type(y)
         values: dict[int, Any] = {}
+        applied: dict[Any, Any] = {}
         for node, code, args in steps:
-            if code == ops.CONST:
+            if code == ops.JOIN:
+                continue
+            if code == ops.NETWORK:
+                number, output, wrt = graph.calls[int(graph.index[node])]
+                key = number, args[0], wrt
+                if key not in applied:  # all outputs at once
+                    x = jnp.stack([values[a] for a in graph.inputs_of(node)])
+                    network, block = graph.networks[number], graph.blocks[number]
+                    applied[key] = networks.derivative(network, wrt, p[block], x)
+                values[node] = applied[key][output]
+            elif code == ops.CONST:
                 values[node] = jnp.asarray(graph.const[node], dtype=dtype)
             elif code == ops.TIME:
                 values[node] = jnp.asarray(t, dtype=dtype)
@@ -138,13 +150,17 @@ def _batches(graph: Graph, needed: npt.NDArray[np.intp], outputs: npt.NDArray[np
     group_of = np.full(len(graph), -1, dtype=np.int64)
     place = np.zeros(len(graph), dtype=np.int64)
     levels = np.zeros(len(graph), dtype=np.int64)
-    members: dict[tuple[int, int], list[int]] = {}
+    members: dict[tuple[int, int, int], list[int]] = {}
     for node in needed.tolist():
         code = int(graph.op[node])
         arity = ops.OPS[code].arity
         level = 1 + max((int(levels[a]) for a in graph.args[node, :arity].tolist()), default=-1)
         levels[node] = level
-        members.setdefault((level, code), []).append(node)
+        if code == ops.JOIN:  # a network gathers what is joined itself
+            continue
+        # Networks go together where they are the same output of the same network.
+        which = int(graph.index[node]) if code == ops.NETWORK else -1
+        members.setdefault((level, code, which), []).append(node)
     keys = sorted(members)
     for number, key in enumerate(keys):
         nodes = members[key]
@@ -154,7 +170,10 @@ def _batches(graph: Graph, needed: npt.NDArray[np.intp], outputs: npt.NDArray[np
     for key in keys:
         code = key[1]
         nodes = np.asarray(members[key])
-        operands = [_Gather(graph.args[nodes, k], group_of, place) for k in range(ops.OPS[code].arity)]
+        rows = graph.args[nodes, : ops.OPS[code].arity]
+        if code == ops.NETWORK:
+            rows = np.array([graph.inputs_of(node) for node in members[key]])
+        operands = [_Gather(column, group_of, place) for column in rows.T]
         plan.append((code, nodes, operands))
     final = _Gather(outputs, group_of, place)
 
@@ -170,6 +189,11 @@ def _batches(graph: Graph, needed: npt.NDArray[np.intp], outputs: npt.NDArray[np
                 values.append(_take(y, graph.index[nodes]))
             elif code == ops.PARAM:
                 values.append(_take(p, graph.index[nodes]))
+            elif code == ops.NETWORK:
+                number, output, wrt = graph.calls[int(graph.index[nodes[0]])]
+                given = [jnp.broadcast_to(operand(values), nodes.shape) for operand in operands]
+                network, weights = graph.networks[number], p[graph.blocks[number]]
+                values.append(networks.derivative(network, wrt, weights, jnp.stack(given, axis=-1))[..., output])
             else:
                 values.append(FUNCTIONS[code](*(operand(values) for operand in operands)))
         return jnp.broadcast_to(final(values), (len(outputs),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import jax
@@ -51,9 +52,7 @@ def apply(network: Network, weights: Any, x: Any) -> Any:
 def derivative(network: Network, wrt: tuple[int, ...], weights: Any, x: Any) -> Any:
     """As `apply`, differentiated by the inputs in ``wrt``."""
 
-    def function(z: Any) -> Any:
-        return apply(network, weights, z)
-
+    function: Callable[[Any], Any] = partial(apply, network, weights)
     for i in wrt:
         function = _along(function, i)
     return function(x)

@@ -18,6 +18,7 @@ from pysciml.engines.native.sensitivity import forward
 from pysciml.engines.native.stepping import March, Task, march
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model, ops
+from pysciml.graph.networks import expand
 
 _ALGORITHMS: Final = {
     "Tsit5": "explicit Runge-Kutta, order 5(4), for non-stiff problems (Tsitouras 2011)",
@@ -64,6 +65,8 @@ class NativeEngine(Engine):
             )
         self.check_algorithm(algorithm)
         used = model.graph.used_ops(["rhs"])
+        if ops.NETWORK in used:
+            used = self._written_out(model)
         missing = sorted(ops.OPS[code].name for code in used - SUPPORTED)
         if missing:
             raise UnsupportedError(
@@ -154,6 +157,32 @@ class NativeEngine(Engine):
             solve_seconds=time.perf_counter() - ready,
             compile_seconds=compiled.seconds if ready - begin > 0.5 * compiled.seconds else 0.0,
         )
+
+    def _written_out(self, model: Model) -> frozenset[int]:
+        """The operations the right-hand side needs with its networks written out."""
+        for network in model.graph.networks:
+            if network.foreign is not None:
+                raise UnsupportedError(
+                    f"the network {network.name} is an {network.foreign.library} module, which engine='jax' alone can "
+                    "run; a pysciml.MLP runs on every engine",
+                    engine=self.name,
+                )
+        return expand(model.graph).used_ops(["rhs"])
+
+    def solve_repeatably(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        near: tuple[Array, Array],
+        tspan: tuple[float, float],
+        algorithm: str | None,
+        options: SolveOptions,
+    ) -> RawSolution:
+        """See `pysciml.engines.batch.RepeatableEngine`."""
+        from pysciml.engines.native import repeatable
+
+        return repeatable.solve(self, model, u0, p, near, tspan, algorithm, options)
 
     def sensitivities(
         self,

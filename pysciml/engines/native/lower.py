@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pysciml.graph import Graph, GraphBuilder, ops
+from pysciml.graph.networks import expand
 
 #: What the emitter knows how to write.
 EMITTED: Final = frozenset(
@@ -297,7 +298,7 @@ _RULES: Final[dict[int, Rule]] = {
     ops.NOT: lambda s, x: s.negation(s.truth(x)),
 }
 
-#: Every operation this engine takes.
+#: Every operation this engine takes (and networks, which are written out).
 SUPPORTED: Final = frozenset(EMITTED | set(_RULES) | {ops.SELECT})
 
 
@@ -319,6 +320,7 @@ def lower(graph: Graph, names: Sequence[str], *, backward: bool = False) -> Grap
         forward. (Where the end of a call is near zero but the start is not, rounding can make the
         library miss the last output time, which it answers with a panic.)
     """
+    graph = expand(graph)
     lowering = _Lowering(graph, backward=backward)
     outputs = {name: [lowering.node(int(node), -1) for node in graph.outputs[name]] for name in names}
     return lowering.b.build(outputs)
