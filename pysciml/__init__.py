@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from pysciml.ensemble import solve_ensemble
     from pysciml.fitting import fit
     from pysciml.gradients import gradient
+    from pysciml.pde import (
+        Dirichlet,
+        Neumann,
+        PDESystem,
+        Periodic,
+        Robin,
+        coordinates,
+        curl,
+        div,
+        fields,
+        grad,
+        integral,
+        laplacian,
+    )
 
 #: Loaded by first use, so that `import pysciml` stays light.
 _LAZY = {
@@ -34,28 +48,47 @@ _LAZY = {
     "plot": ("pysciml.plot", None),
     "testing": ("pysciml.testing", None),
     "solve_ensemble": ("pysciml.ensemble", "solve_ensemble"),
+    **{
+        name: ("pysciml.pde", name)
+        for name in (
+            *("PDESystem", "Periodic", "Dirichlet", "Neumann", "Robin"),
+            *("coordinates", "fields", "laplacian", "grad", "div", "curl", "integral"),
+        )
+    },
 }
 
 __all__ = [
     "MLP",
     "D",
+    "Dirichlet",
     "EngineUnavailableError",
     "Eq",
     "Event",
     "ModelError",
     "Network",
+    "Neumann",
+    "PDESystem",
+    "Periodic",
     "Problem",
     "ProblemError",
     "PySciMLError",
+    "Robin",
     "SolverError",
     "System",
     "UnsupportedError",
     "__version__",
     "brownian",
     "compare",
+    "coordinates",
+    "curl",
+    "div",
     "engines",
+    "fields",
     "fit",
+    "grad",
     "gradient",
+    "integral",
+    "laplacian",
     "load",
     "parameters",
     "plot",

@@ -24,6 +24,10 @@ def to_dataset(problem: Problem, raw: RawSolution, engine: str) -> xr.Dataset:
     """
     system = problem.system
     model = system.model
+    if model.fields:
+        from pysciml.pde.results import fields_dataset
+
+        return fields_dataset(problem, raw, attributes(problem, raw, engine))
     attrs = system.attrs
     observed = raw.observed
     if model.observed and observed is None:

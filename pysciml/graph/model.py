@@ -42,6 +42,24 @@ class EventSpec:
     terminal: bool
 
 
+@dataclass(frozen=True)
+class FieldLayout:
+    """A field among the states of a partial differential equation on a grid.
+
+    Attributes
+    ----------
+    name : str
+    dims : tuple of str
+        The names of its coordinates.
+    shape : tuple of int
+        The number of cells along each.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
 def _no_ints() -> npt.NDArray[np.int32]:
     return np.zeros(0, dtype=np.int32)
 
@@ -68,6 +86,8 @@ class Model:
     diffusion_rows: npt.NDArray[np.int32] = field(default_factory=_no_ints)
     diffusion_cols: npt.NDArray[np.int32] = field(default_factory=_no_ints)
     noise_type: NoiseType | None = None
+    #: Of a partial differential equation; then `states` names fields and `graph` is a `FieldGraph`.
+    fields: tuple[FieldLayout, ...] = ()
 
     @property
     def n_params(self) -> int:

@@ -151,25 +151,32 @@ def brownian(names: str) -> Any:
     return _named(names, BrownianMotion, "brownian")
 
 
-def D(expression: Any, order: int = 1) -> sp.Expr:
+def D(expression: Any, order: int | sp.Symbol = 1, count: int = 1) -> sp.Expr:
     """Differentiate by time: ``D(x)`` is ``sympy.Derivative(x, t)``, ``D(x, 2)`` the second.
+
+    For partial derivatives ``D(u, X)`` is ``sympy.Derivative(u, X)`` and ``D(u, X, 2)`` the second;
+    they are nested as written, ``D(k*D(u, X), X)``.
 
     Parameters
     ----------
     expression : SymPy expression
-    order : int, default 1
+    order : int or symbol, default 1
+        Of the time derivative; or a coordinate to differentiate by.
+    count : int, default 1
+        Of the derivative by a coordinate.
 
     Raises
     ------
     ModelError
         If the order is not a positive integer.
     """
+    by, order = (order, count) if isinstance(order, sp.Symbol) else (t, order)
     if isinstance(order, bool) or not isinstance(order, (int, np.integer, sp.Integer)) or order < 1:
         raise ModelError(f"D({expression}, {order!r}): the order must be a positive integer")
     if not isinstance(expression, sp.Expr) or getattr(expression, "is_Matrix", False):
         # Text above all: SymPy would evaluate it.
         raise ModelError(f"D({expression!r}): not an expression that can be differentiated")
-    return sp.Derivative(expression, (t, int(order)))
+    return sp.Derivative(expression, (by, int(order)))
 
 
 def Eq(lhs: Any, rhs: Any) -> sp.Eq:

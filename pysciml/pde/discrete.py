@@ -1,0 +1,419 @@
+"""`DiscreteSystem`: a system on a grid, and the problems made of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import sympy as sp
+
+from pysciml.errors import ModelError, ProblemError, UnsupportedError
+from pysciml.graph.field_builder import FieldBuilder
+from pysciml.graph.fields import FieldGraph
+from pysciml.graph.model import FieldLayout, Model
+from pysciml.pde.grid import Array, Axis
+from pysciml.pde.lowering import Lowering
+from pysciml.pde.system import PDESystem
+from pysciml.problem import Problem, _fill, _read_tspan
+from pysciml.symbolic.reading import dependence_order, name_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SCHEMES: Final = ("central", "upwind", "weno", "spectral")
+_ORDERS: Final = {"central": (2, 4, 6), "upwind": (1, 2, 3), "weno": (2, 5), "spectral": ()}
+#: Initial and boundary values further apart than this, relative to the field, are reported.
+_INCOMPATIBLE: Final = 1e-3
+#: More cells than this in all are a slip of the keyboard.
+_MOST_CELLS: Final = 2**30
+
+
+class DiscreteSystem:
+    """A `PDESystem` on a grid: ordinary differential equations for the cells.
+
+    Attributes
+    ----------
+    system : PDESystem
+    axes : tuple of Axis
+    coords : dict of str to array
+        Where the values are.
+    model : Model
+        What the engines solve; its graph has array nodes, and no more of them on a finer grid.
+    """
+
+    def __init__(self, system: PDESystem, axes: Iterable[Axis], order: int, scheme: str) -> None:
+        self.system = system
+        self.axes = tuple(axes)
+        self.order, self.scheme = order, scheme
+        self.name = system.name
+        self.time = system.time
+        self.parameters = system.parameters
+        self.observed = system.observed
+        self.events = ()
+        self.coords: dict[str, Array] = {axis.name: axis.centers for axis in self.axes}
+        self.attrs = system.attrs
+        low = Lowering(system, self.axes, order, scheme)
+        rhs = [self._rate(low, i) for i in range(len(system.states))]
+        names, observed = self._observed(low)
+        low.b.fields = (low.shape,) * len(system.states)
+        graph = low.b.build({"rhs": rhs, "observed": observed})
+        dims = tuple(axis.name for axis in self.axes)
+        self.model = Model(
+            graph=graph,
+            kind="ode",
+            name=system.name,
+            states=tuple(s.name for s in system.states),
+            parameters=tuple(p.name for p in system.parameters),
+            observed=tuple(names),
+            differential=np.ones(graph.n_states, dtype=bool),
+            fields=tuple(FieldLayout(s.name, dims, low.shape) for s in system.states),
+        )
+        self._initial_program: FieldGraph | None = None
+
+    def _rate(self, low: Lowering, i: int) -> int:
+        info = self.system.states[i]
+        where = f"the equation of {info.function.func.__name__}"
+        try:
+            if info.order + 1 < self.system.orders[info.function]:
+                node = low.b.field(low.state[info.function, info.order + 1])
+            else:
+                node = low.rate(i, self.system.rates[info.function])
+        except (ModelError, UnsupportedError) as error:
+            raise type(error)(f"{where}: {error}") from error
+        shape = np.broadcast_shapes(low.b.shape(node), low.shape)
+        if shape != low.shape:
+            raise ModelError(f"{where} does not fit the grid: {shape} and {low.shape}")
+        return node
+
+    def _observed(self, low: Lowering) -> tuple[list[str], list[int]]:
+        names, nodes = [], []
+        for symbol in dependence_order(self.time, self.observed):
+            try:
+                node = low.output(self.observed[symbol], self.observed)
+            except (ModelError, UnsupportedError) as error:
+                raise type(error)(f"observed quantity {name_of(symbol)}: {error}") from error
+            names.append(name_of(symbol))
+            nodes.append(node)
+        return names, nodes
+
+    @property
+    def graph(self) -> FieldGraph:
+        """The graph of fields every engine lowers."""
+        graph = self.model.graph
+        assert isinstance(graph, FieldGraph)
+        return graph
+
+    def state_index(self, key: Any) -> int | None:
+        """The number of a field given as function, as derivative or by name; None if it is none."""
+        if isinstance(key, sp.Derivative):
+            key = key.expr, len(key.variables)
+        for i, info in enumerate(self.system.states):
+            if key in (info.name, (info.function, info.order)) or (key == info.function and not info.order):
+                return i
+        return None
+
+    def parameter_index(self, key: Any) -> int | None:
+        """The position of a parameter given as symbol or by name; None if it is none."""
+        return self._parameter_keys.get(key)
+
+    @cached_property
+    def _parameter_keys(self) -> dict[Any, int]:
+        return {key: i for i, symbol in enumerate(self.parameters) for key in (symbol, symbol.name)}
+
+    def initial(self, p: Array) -> list[Array | None]:
+        """The initial values of all fields on the grid, by the system's expressions; None where there are none."""
+        low = Lowering(self.system, self.axes, self.order, self.scheme)
+        nodes: list[int] = []
+        where: list[int] = []
+        for i, info in enumerate(self.system.states):
+            expr = self.system.initial.get((info.function, info.order))
+            if expr is None and info.order:
+                expr = sp.Integer(0)
+            if expr is not None:
+                where.append(i)
+                nodes.append(low(expr))
+        found: list[Array | None] = [None] * len(self.system.states)
+        if nodes:
+            values = _evaluate(low.b, nodes, p, 0.0)
+            for i, value in zip(where, values, strict=True):
+                found[i] = np.ascontiguousarray(np.broadcast_to(value, low.shape))
+        return found
+
+    def problem(
+        self,
+        tspan: Iterable[float],
+        p: Mapping[Any, Any] | None = None,
+        u0: Mapping[Any, Any] | None = None,
+    ) -> FieldProblem:
+        """Add the numbers.
+
+        Parameters
+        ----------
+        tspan : pair of float
+        p : mapping, optional
+            Parameter -> value, for every parameter.
+        u0 : mapping, optional
+            Field -> number, array of the grid's shape, or `xarray.DataArray` over its coordinates, in
+            place of ``initial``.
+
+        Raises
+        ------
+        ProblemError
+            Naming the field or parameter that is missing, unknown or not finite.
+
+        Warns
+        -----
+        UserWarning
+            Where initial and boundary values disagree, with the place and by how much.
+        """
+        return FieldProblem(self, u0, tspan, p)
+
+    def steady(
+        self, p: Mapping[Any, Any] | None = None, u0: Mapping[Any, Any] | None = None, *, rtol: float = 1e-10
+    ) -> xr.Dataset:
+        """Solve for where nothing changes: Newton's method with sparse linear algebra.
+
+        Parameters
+        ----------
+        p, u0 : mappings, optional
+            As for `problem`; ``u0`` and ``initial`` are where the search begins (by default zero).
+        rtol : float
+            Size of the last correction, relative to the solution.
+
+        Returns
+        -------
+        xarray.Dataset
+            Over the coordinates.
+
+        Raises
+        ------
+        SolverError
+            If no solution is found.
+        """
+        from pysciml.pde.steady import steady
+
+        return steady(self, p, u0, rtol)
+
+    def __repr__(self) -> str:
+        grid = ", ".join(f"{axis.name}: {axis.n}" for axis in self.axes)
+        what = f"{self.scheme}" + (f", order {self.order}" if self.scheme in ("central", "upwind") else "")
+        return f"DiscreteSystem {self.name} on {grid} ({what}); {self.graph.n_states} states in {len(self.graph)} nodes"
+
+
+def _evaluate(builder: FieldBuilder, nodes: list[int], p: Array, t: float) -> list[Array]:
+    graph = builder.build({"values": nodes})
+    return graph.arrays("values", np.zeros(graph.n_states), p, t)
+
+
+class FieldProblem(Problem):
+    """A `DiscreteSystem` with a time span, parameters and initial values.
+
+    Made by `DiscreteSystem.problem`. ``u0`` is the state: all cells of all fields, one field after
+    the other, each in C order.
+    """
+
+    def __init__(self, system: DiscreteSystem, u0: Any, tspan: Any, p: Any) -> None:
+        self.system: Any = system
+        model = system.model
+        if system.system.steady:
+            raise ProblemError(f"{system.name} has no time derivative: solve it with .steady(p)")
+        self.tspan = _read_tspan(tspan)
+        self.p = self._fill_parameters(np.full(len(model.parameters), np.nan), {} if p is None else p)
+        missing = [name for name, value in zip(model.parameters, self.p, strict=True) if np.isnan(value)]
+        if missing:
+            raise ProblemError(f"p has no value for {', '.join(missing)}", symbol=missing[0])
+        found = system.initial(self.p)
+        given = {} if u0 is None else self._read_fields(u0)
+        arrays: list[Array] = []
+        for i, (layout, value) in enumerate(zip(model.fields, found, strict=True)):
+            chosen = given.get(i, value)
+            if chosen is None:
+                raise ProblemError(f"neither initial= nor u0 has a value for {layout.name}", symbol=layout.name)
+            bad = ~np.isfinite(chosen)
+            if bad.any():
+                place = tuple(int(k[0]) for k in np.nonzero(bad))
+                at = ", ".join(
+                    f"{name} = {coords[k]:.6g}" for (name, coords), k in zip(system.coords.items(), place, strict=True)
+                )
+                raise ProblemError(f"the initial value of {layout.name} is not finite at {at}", symbol=layout.name)
+            arrays.append(chosen)
+        self._set(np.concatenate([a.ravel() for a in arrays]))
+        self._initial_given = set(given)
+        self._warn_incompatible(arrays)
+
+    def _set(self, u0: Array) -> None:
+        self.u0 = u0
+        self._freeze()
+
+    def _read_fields(self, given: Any) -> dict[int, Array]:
+        import xarray as xr
+
+        if not isinstance(given, Mapping):
+            raise ProblemError(f"u0 maps fields to numbers or arrays, not {given!r}", symbol="u0")
+        result: dict[int, Array] = {}
+        for key, value in given.items():
+            try:
+                i = self.system.state_index(key)
+            except TypeError:
+                i = None
+            names = self.system.model.states
+            if i is None:
+                raise ProblemError(f"u0 has a value for {key}, which is no field ({', '.join(names)})", symbol=str(key))
+            layout = self.system.model.fields[i]
+            if isinstance(value, xr.DataArray):
+                if set(value.dims) - set(layout.dims):
+                    raise ProblemError(
+                        f"u0 of {layout.name} has the dimensions {value.dims}, and the grid {layout.dims}",
+                        symbol=layout.name,
+                    )
+                value = value.transpose(*[d for d in layout.dims if d in value.dims])
+                value = value.values.reshape([value.sizes.get(d, 1) for d in layout.dims])
+            try:
+                array = np.asarray(value, dtype=np.float64)
+                array = np.ascontiguousarray(np.broadcast_to(array, layout.shape))
+            except (TypeError, ValueError) as error:
+                raise ProblemError(
+                    f"u0 of {layout.name} has the shape {np.shape(value)}, and the grid is {layout.shape}",
+                    symbol=layout.name,
+                ) from error
+            result[i] = array
+        return result
+
+    def remake(
+        self,
+        u0: Mapping[Any, Any] | None = None,
+        tspan: Iterable[float] | None = None,
+        p: Mapping[Any, Any] | None = None,
+    ) -> FieldProblem:
+        """Change some numbers; what is not given stays, and nothing is compiled again.
+
+        Initial values that were given by expressions follow the parameters.
+        """
+        new = object.__new__(FieldProblem)
+        new.system = self.system
+        new.tspan = self.tspan if tspan is None else _read_tspan(tspan)
+        new.p = self.p if p is None else self._fill_parameters(self.p.copy(), p)
+        given = {} if u0 is None else self._read_fields(u0)
+        arrays = [a.copy() for a in self.system.graph.split(self.u0)]
+        if p is not None and any(
+            e.free_symbols & set(self.system.parameters) for e in self.system.system.initial.values()
+        ):
+            for i, value in enumerate(self.system.initial(new.p)):
+                if value is not None and i not in self._initial_given:
+                    arrays[i] = value
+        for i, value in given.items():
+            arrays[i] = value
+        new._initial_given = self._initial_given | set(given)
+        new._set(np.concatenate([a.ravel() for a in arrays]))
+        return new
+
+    def _fill_parameters(self, start: Array, p: Any) -> Array:
+        return _fill(start, p, "p", "parameter", self.system.parameter_index, self.system.model.parameters)
+
+    def _warn_incompatible(self, arrays: list[Array]) -> None:
+        """Say where initial values break a Dirichlet condition or do not close around a period."""
+        system: PDESystem = self.system.system
+        for i, (info, array) in enumerate(zip(system.states, arrays, strict=True)):
+            expr = system.initial.get((info.function, info.order))
+            if expr is None or i in self._initial_given or info.order:
+                continue
+            scale = float(np.abs(array).max()) or 1.0
+            for axis, x in zip(self.system.axes, system.coordinates, strict=True):
+                ends = [expr.subs(x, end) for end in (axis.low, axis.high)]
+                sides = system.boundary[info.function, x]
+                if sides is None:
+                    pairs = [(ends[0], ends[1], f"is not periodic in {x}: between the ends it jumps")]
+                else:
+                    pairs = [
+                        (end, side.value / side.a, f"does not meet its boundary condition at {x} = {at:g}: it is off")
+                        for end, side, at in zip(ends, sides, (axis.low, axis.high), strict=True)
+                        if side.b == 0
+                    ]
+                for have, want, what in pairs:
+                    gap = self._largest_gap(have, want, self.tspan[0])
+                    if gap > _INCOMPATIBLE * scale:
+                        warnings.warn(
+                            f"{system.name}: the initial value of {info.name} {what} by up to {gap:.3g}", stacklevel=4
+                        )
+
+    def _largest_gap(self, have: Any, want: Any, t: float) -> float:
+        system = self.system
+        low = Lowering(system.system, system.axes, system.order, system.scheme)
+        try:
+            values = _evaluate(low.b, [low(have - want)], self.p, t)
+        except ModelError:  # not finite at the very end
+            return 0.0
+        gap = float(np.abs(values[0]).max())
+        return gap if np.isfinite(gap) else 0.0
+
+    def __repr__(self) -> str:
+        from pysciml.problem import _pairs
+
+        model = self.system.model
+        lines = [
+            f"Problem of {model.name} on {' × '.join(map(str, model.fields[0].shape))} cells, "
+            f"t from {self.tspan[0]:g} to {self.tspan[1]:g}",
+            f"  fields: {', '.join(model.states)}",
+        ]
+        if model.parameters:
+            lines.append(f"  p: {_pairs(model.parameters, self.p)}")
+        return "\n".join(lines)
+
+
+def discretize(system: PDESystem, points: Any, order: Any, scheme: Any) -> DiscreteSystem:
+    """See `PDESystem.discretize`."""
+    if scheme not in SCHEMES:
+        raise ProblemError(f"scheme is one of {', '.join(SCHEMES)}, not {scheme!r}", symbol="scheme")
+    allowed = _ORDERS[scheme]
+    if allowed and (isinstance(order, bool) or order not in allowed):
+        raise ProblemError(
+            f"order is one of {', '.join(map(str, allowed))} with scheme={scheme!r}, not {order!r}", symbol="order"
+        )
+    if not isinstance(points, Mapping):
+        raise ProblemError(f"points maps coordinates to numbers of cells, such as {{X: 64}}, not {points!r}")
+    for x in points:
+        if x not in system.coordinates:
+            raise ProblemError(f"points has {x}, which is no coordinate of {system.name}", symbol=str(x))
+    axes: list[Axis] = []
+    for k, x in enumerate(system.coordinates):
+        if x not in points:
+            raise ProblemError(f"points has no number of cells for {x}", symbol=str(x))
+        axes.append(_axis(system, x, k, points[x], order, scheme))
+    total = float(np.prod([float(axis.n) for axis in axes]))
+    if total > _MOST_CELLS:
+        raise ProblemError(f"points asks for {total:.3g} cells", symbol="points")
+    return DiscreteSystem(system, axes, order, scheme)
+
+
+def _axis(system: PDESystem, x: sp.Symbol, number: int, given: Any, order: int, scheme: str) -> Axis:
+    low, high = system.domain[x]
+    periodic = system.periodic(x)
+    spectral = scheme == "spectral"
+    least = {"central": 2 * order, "upwind": 4, "weno": 8, "spectral": 4}[scheme]
+    if np.ndim(given) == 0:
+        if isinstance(given, bool) or not isinstance(given, (int, np.integer)):
+            raise ProblemError(f"points: the number of cells in {x} must be an integer, not {given!r}", symbol=str(x))
+        if given < least:
+            raise ProblemError(
+                f"points: {scheme} of order {order} needs {least} cells in {x}, not {given}", symbol=str(x)
+            )
+        edges = low + (high - low) * np.arange(int(given) + 1) / int(given)
+        edges[-1] = high
+        return Axis(x.name, number, edges, periodic, spectral)
+    edges = np.asarray(given, dtype=np.float64)
+    if edges.ndim != 1 or len(edges) <= least or not np.isfinite(edges).all() or np.any(np.diff(edges) <= 0):
+        raise ProblemError(f"points: the edges of the cells in {x} must be an increasing array, of {least + 1} or more")
+    if abs(edges[0] - low) > 1e-9 * (high - low) or abs(edges[-1] - high) > 1e-9 * (high - low):
+        raise ProblemError(
+            f"points: the edges in {x} go from {edges[0]:g} to {edges[-1]:g}, and the domain from {low:g} to {high:g}",
+            symbol=str(x),
+        )
+    edges = edges.copy()
+    edges[0], edges[-1] = low, high
+    axis = Axis(x.name, number, edges, periodic, spectral)
+    if not axis.uniform and scheme != "central":
+        raise UnsupportedError(f"scheme={scheme!r} needs cells of one width in {x}: pass their number")
+    return axis

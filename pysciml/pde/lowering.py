@@ -1,0 +1,454 @@
+"""From equations of fields to a graph of fields: where finite differences are written.
+
+Expressions are evaluated at one of several *places*: at the cells, at the cells and some beyond the
+ends of an axis (``Extended``), or at the faces between cells (``Faces``). A field gets there by its
+boundary conditions, a derivative from its values at the cells, everything else by its operands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from pysciml.errors import ModelError, UnsupportedError
+from pysciml.graph.field_builder import FieldBuilder
+from pysciml.pde import advection
+from pysciml.pde.boundary import Side
+from pysciml.pde.grid import Array, Axis, central_width, extrapolation, ghosts, spread, stencil
+from pysciml.pde.system import PDESystem
+from pysciml.symbolic.to_graph import HANDLERS, _head, _unknown
+
+CELLS: Final = "cells"
+
+
+class Extended(NamedTuple):
+    """Cells, and ``count`` more beyond each end of an axis."""
+
+    axis: int
+    count: int
+
+
+class Faces(NamedTuple):
+    """Faces along an axis, and ``extra`` more beyond each end."""
+
+    axis: int
+    extra: int
+
+
+Place = str | Extended | Faces
+
+
+class Lowering:
+    """Writes one system on one grid.
+
+    Parameters
+    ----------
+    system : PDESystem
+    axes : list of Axis
+    order : int
+    scheme : str
+    """
+
+    def __init__(self, system: PDESystem, axes: Sequence[Axis], order: int, scheme: str) -> None:
+        self.system, self.axes, self.order, self.scheme = system, list(axes), order, scheme
+        self.shape = tuple(axis.n for axis in axes)
+        self.ndim = len(self.shape)
+        self.b = FieldBuilder([self.shape] * len(system.states), len(system.parameters))
+        self.number = {symbol: i for i, symbol in enumerate(system.coordinates)}
+        self.state = {(s.function, s.order): i for i, s in enumerate(system.states)}
+        self.parameter = {symbol: i for i, symbol in enumerate(system.parameters)}
+        self.central = order if scheme == "central" else 6 if scheme == "weno" else 2 * ((order + 1) // 2)
+        self._memo: dict[tuple[Any, Place], int] = {}
+        self._padded: dict[tuple[int, int, int], int] = {}
+
+    # -- expressions ----------------------------------------------------------------------------
+
+    def __call__(self, expr: Any, place: Place = CELLS) -> int:
+        """An expression at a place."""
+        key = expr, place
+        node = self._memo.get(key)
+        if node is None:
+            node = self._memo[key] = self._convert(expr, place)
+        return node
+
+    def _convert(self, expr: Any, place: Place) -> int:
+        b = self.b
+        if isinstance(expr, sp.Symbol):
+            return self._symbol(expr, place)
+        if expr.is_Number or isinstance(expr, sp.NumberSymbol):
+            value = float(expr) if expr.is_finite else math.nan
+            if not math.isfinite(value):
+                raise ModelError(f"{expr} is not a finite number", symbol=str(expr))
+            return b.constant(value)
+        if isinstance(expr, AppliedUndef):
+            return self._field(self.state[expr, 0], place)
+        if isinstance(expr, sp.Derivative):
+            return self._derivative(expr, place)
+        if isinstance(expr, sp.Integral):
+            return self._integral(expr)
+        if isinstance(expr, sp.Mul):
+            return self._product(expr, place)
+        if isinstance(expr, sp.Piecewise):
+            args = [self(part, place) for pair in expr.args for part in pair.args]
+            return HANDLERS[sp.Piecewise](b, expr, args)
+        if expr is sp.true or expr is sp.false:
+            return b.one if expr is sp.true else b.zero
+        handler = HANDLERS.get(expr.func)
+        if handler is None:
+            raise ModelError(_unknown(expr), symbol=_head(expr))
+        return handler(b, expr, [self(arg, place) for arg in expr.args])
+
+    def _product(self, expr: Any, place: Place) -> int:
+        b = self.b
+        above, below, coefficient = [], [], 1.0
+        for factor in expr.args:
+            if factor.is_Number:
+                coefficient *= float(factor)
+            elif isinstance(factor, sp.Pow) and factor.exp.is_Number and factor.exp.is_negative:
+                below.append(b.power(self(factor.base, place), b.constant(-float(factor.exp))))
+            else:
+                above.append(self(factor, place))
+        # Factors that do not vary over the grid first: they are multiplied once.
+        node = b.product(sorted(above, key=lambda a: int(np.prod(b.shape(a), dtype=float))))
+        node = b.mul(b.constant(abs(coefficient)), node)
+        if below:
+            node = b.div(node, b.product(below))
+        return b.neg(node) if coefficient < 0 else node
+
+    def _symbol(self, symbol: sp.Symbol, place: Place) -> int:
+        b = self.b
+        if symbol == self.system.time:
+            return b.time()
+        if symbol in self.number:
+            return b.table(spread(self._positions(self.number[symbol], place), self.number[symbol], self.ndim))
+        if symbol in self.parameter:
+            return b.param(self.parameter[symbol])
+        raise ModelError(f"undefined symbol {symbol}", symbol=symbol.name)
+
+    def _positions(self, number: int, place: Place) -> Array:
+        axis = self.axes[number]
+        if isinstance(place, Extended) and place.axis == number:
+            return axis.nodes if axis.chebyshev else axis.extended(place.count)
+        if isinstance(place, Faces) and place.axis == number:
+            return axis.faces(place.extra)
+        return axis.centers
+
+    # -- fields at places -----------------------------------------------------------------------
+
+    def _field(self, state: int, place: Place) -> int:
+        if place == CELLS:
+            return self.b.field(state)
+        if isinstance(place, Extended):
+            return self.padded(state, place.axis, place.count)
+        assert isinstance(place, Faces)
+        half = self.central // 2
+        source = self.padded(state, place.axis, half + place.extra)
+        return self._to_faces(source, place, half + place.extra, 0)
+
+    def _to_faces(self, source: int, place: Faces, count: int, derivative: int) -> int:
+        """Interpolate (or differentiate) values with ``count`` cells beyond the ends to faces."""
+        axis = self.axes[place.axis]
+        half = self.central // 2
+        where = axis.faces(place.extra)
+        weights = stencil(axis.extended(count), where, count - place.extra - half, 2 * half, derivative, axis.uniform)
+        return self._weighted(source, place.axis, len(where), weights.first, weights.weights)
+
+    def _weighted(self, source: int, axis: int, length: int, first: int, weights: Sequence[float | Array]) -> int:
+        """``sum_k weights[k] * source[first + k:][:length]``; equal weights are taken together."""
+        b = self.b
+        if not any(np.any(w) for w in weights):
+            return b.zero
+        if b.shape(source) == () or b.shape(source)[axis] == 1:
+            totals = sum(np.asarray(w) for w in weights)
+            if np.ndim(totals) == 0:
+                return b.mul(b.constant(float(totals)), source)
+            return b.mul(b.table(spread(totals, axis, self.ndim)), source)
+        groups: dict[Any, list[int]] = {}
+        for k, weight in enumerate(weights):
+            if not np.any(weight):
+                continue
+            part = b.slice(source, axis, first + k, length)
+            if isinstance(weight, np.ndarray):
+                groups[b.table(spread(weight, axis, self.ndim)), "table"] = [part]
+            elif -weight in groups:
+                groups[-weight].append(-part - 1)
+            else:
+                groups.setdefault(weight, []).append(part)
+        terms: list[int] = []
+        for weight, parts in groups.items():
+            total = b.sum([p for p in parts if p >= 0])
+            for part in parts:
+                if part < 0:
+                    total = b.sub(total, -part - 1)
+            terms.append(b.mul(weight[0] if isinstance(weight, tuple) else b.constant(weight), total))
+        return b.sum(terms)
+
+    def padded(self, state: int, number: int, count: int) -> int:
+        """A field with ``count`` cells beyond both ends of an axis."""
+        key = state, number, count
+        if key not in self._padded:
+            field = self.b.field(state)
+            self._padded[key] = self._pad(field, self._sides(state, number), number, count)
+        return self._padded[key]
+
+    def _sides(self, state: int, number: int) -> tuple[Side, Side] | None:
+        info = self.system.states[state]
+        sides = self.system.boundary[info.function, self.system.coordinates[number]]
+        for _ in range(info.order):
+            sides = sides and (sides[0].derived(self.system.time), sides[1].derived(self.system.time))
+        return sides
+
+    def _pad(self, node: int, sides: tuple[Side, Side] | None, number: int, count: int) -> int:
+        b, axis = self.b, self.axes[number]
+        if count == 0:
+            return node
+        if sides is None:
+            return self._wrap(node, number, count)
+        if axis.chebyshev:
+            return self._pad_chebyshev(node, sides, number)
+        parts: list[int] = []
+        for side, name in zip(sides, ("lower", "upper"), strict=True):
+            rule = ghosts(axis, name, count, self.central)
+            cells = self._cells_at(node, number, name, self.central)
+            end = self._end_value(side, rule.slope_of_end, rule.slope_of_cells, cells)
+            values = [
+                b.add(b.mul(b.constant(float(w)), end), self._combine(row, cells))
+                for w, row in zip(rule.of_end, rule.of_cells, strict=True)
+            ]
+            parts.append(self._join(values if name == "upper" else values[::-1], node, number))
+        return b.join([parts[0], node, parts[1]], number)
+
+    def _end_value(self, side: Side, of_end: float, of_cells: Array, cells: list[int]) -> int:
+        """The value at an end, from ``a*end + b*(of_end*end + of_cells @ cells) = value``."""
+        b = self.b
+        if side.b == 0:
+            return b.div(self(side.value), self(side.a))
+        slope = self._combine(of_cells, cells)
+        below = b.add(self(side.a), b.mul(b.constant(of_end), self(side.b)))
+        return b.div(b.sub(self(side.value), b.mul(self(side.b), slope)), below)
+
+    def _cells_at(self, node: int, number: int, side: str, count: int) -> list[int]:
+        """The ``count`` cells next to an end, from the end inward."""
+        n = self.b.shape(node)[number]
+        where = range(count) if side == "lower" else range(n - 1, n - 1 - count, -1)
+        return [self.b.slice(node, number, k, 1) for k in where]
+
+    def _combine(self, weights: Array, nodes: Sequence[int]) -> int:
+        b = self.b
+        scale = np.abs(weights).max(initial=0.0)
+        terms = [
+            b.mul(b.constant(float(w)), node) for w, node in zip(weights, nodes, strict=True) if abs(w) > 1e-13 * scale
+        ]
+        return b.sum(terms)
+
+    def _join(self, values: Sequence[int], node: int, number: int) -> int:
+        shape = list(self.b.shape(node))
+        shape[number] = 1
+        return self.b.join([self.b.spread(v, tuple(shape)) for v in values], number)
+
+    def _wrap(self, node: int, number: int, count: int) -> int:
+        b = self.b
+        n = b.shape(node)[number]
+        return b.join([b.slice(node, number, n - count, count), node, b.slice(node, number, 0, count)], number)
+
+    def extend(self, node: int, number: int, count: int) -> int:
+        """Values at the cells, with more beyond the ends where no boundary condition is known."""
+        b, axis = self.b, self.axes[number]
+        shape = b.shape(node)
+        if count == 0 or shape == () or shape[number] == 1:
+            return node
+        if axis.periodic:
+            return self._wrap(node, number, count)
+        points = min(max(self.central, 2), axis.n)
+        parts: list[int] = []
+        for name in ("lower", "upper"):
+            cells = self._cells_at(node, number, name, points)
+            values = [self._combine(row, cells) for row in extrapolation(axis, name, count, points)]
+            parts.append(self._join(values if name == "upper" else values[::-1], node, number))
+        return b.join([parts[0], node, parts[1]], number)
+
+    def extend_full(self, node: int, number: int, count: int) -> int:
+        """A node that was evaluated with cells beyond the ends, at its full length."""
+        shape = list(self.b.shape(node) or (1,) * self.ndim)
+        shape[number] = self.axes[number].n + 2 * count
+        return self.b.spread(node, tuple(shape))
+
+    # -- derivatives ----------------------------------------------------------------------------
+
+    def _derivative(self, expr: Any, place: Place) -> int:
+        inner, in_time, steps = expr.expr, 0, []
+        pairs: Any = expr.variable_count
+        for variable, count in pairs:
+            if variable == self.system.time:
+                in_time += int(count)
+            else:
+                steps.append((self.number[variable], int(count)))
+        steps = _merged(steps)
+        if in_time:
+            if (inner, in_time) not in self.state:
+                raise ModelError(f"{expr}: that time derivative is not known here", symbol=str(inner))
+            if not steps:
+                return self._field(self.state[inner, in_time], place)
+            inner = sp.Derivative(inner, (self.system.time, in_time))
+        if self.scheme == "spectral":
+            return self._spectral(inner, steps, place)
+        straight = len(steps) == 1 and steps[0][1] == 1 and self._state_of(inner) is not None
+        if straight and isinstance(place, Faces) and steps[0][0] == place.axis:
+            count = self.central // 2 + place.extra
+            state = self._state_of(inner)
+            assert state is not None
+            return self._to_faces(self.padded(state, place.axis, count), place, count, 1)
+        if place != CELLS:
+            node = self(expr, CELLS)
+            if isinstance(place, Extended):
+                return self.extend(node, place.axis, place.count)
+            assert isinstance(place, Faces)
+            count = self.central // 2 + place.extra
+            shape = self.b.shape(node)
+            if shape == () or shape[place.axis] == 1:
+                return node
+            return self._to_faces(self.extend(node, place.axis, count), place, count, 0)
+        (number, order), *rest = steps
+        node = self._first(inner, number, order)
+        for number, order in rest:
+            width = central_width(order, self.central)
+            node = self._central(self.extend(node, number, width), number, width, order)
+        return node
+
+    def _state_of(self, expr: Any) -> int | None:
+        if isinstance(expr, AppliedUndef):
+            return self.state[expr, 0]
+        if isinstance(expr, sp.Derivative):
+            pairs: Any = expr.variable_count
+            if all(v == self.system.time for v, _ in pairs):
+                return self.state.get((expr.expr, sum(int(c) for _, c in pairs)))
+        return None
+
+    def _first(self, inner: Any, number: int, order: int) -> int:
+        """One or more derivatives along an axis of an expression, at the cells."""
+        width = central_width(order, self.central)
+        if order == 1 and self._state_of(inner) is None and _has_space_derivative(inner, self.system, number):
+            return self._divergence(inner, number)
+        return self._central(self(inner, Extended(number, width)), number, width, order)
+
+    def _central(self, source: int, number: int, width: int, order: int) -> int:
+        axis = self.axes[number]
+        weights = stencil(axis.extended(width), axis.centers, 0, 2 * width + 1, order, axis.uniform)
+        return self._weighted(source, number, axis.n, weights.first, weights.weights)
+
+    def _divergence(self, flux: Any, number: int) -> int:
+        """The derivative of a flux, as the difference of its values at the faces: it conserves."""
+        axis = self.axes[number]
+        extra = self.central // 2 - 1
+        source = self(flux, Faces(number, extra))
+        if axis.uniform:
+            weights = stencil(axis.faces(extra), axis.centers, 0, self.central, 1, uniform=True)
+            return self._weighted(source, number, axis.n, 0, weights.weights)
+        # On cells of different widths only the plain difference conserves.
+        below = self.b.slice(source, number, extra, axis.n)
+        above = self.b.slice(source, number, extra + 1, axis.n)
+        return self.b.div(self.b.sub(above, below), self.b.table(spread(np.diff(axis.edges), number, self.ndim)))
+
+    def _spectral(self, inner: Any, steps: Sequence[tuple[int, int]], place: Place) -> int:
+        (number, order), *rest = steps
+        axis = self.axes[number]
+        at_nodes = isinstance(place, Extended) and place.axis == number
+        if place != CELLS and not at_nodes:
+            raise UnsupportedError(
+                f"mixed and nested derivatives in more than one direction ({inner}) are not solved with Chebyshev "
+                "points: take scheme='central'"
+            )
+        if axis.chebyshev:
+            matrix = np.linalg.matrix_power(axis.differentiation, order)
+            node = self.b.apply(
+                matrix if at_nodes else matrix[1:-1], self._everywhere(self(inner, Extended(number, 1)), number), number
+            )
+        else:
+            node = self.b.fourier(self._everywhere(self(inner), number), number, order, axis.length)
+        for number, order in rest:
+            axis = self.axes[number]
+            if axis.chebyshev:
+                raise UnsupportedError("mixed derivatives are not solved with Chebyshev points: take scheme='central'")
+            node = self.b.fourier(node, number, order, axis.length)
+        return node
+
+    def _everywhere(self, node: int, number: int) -> int:
+        """A node with the full length along an axis."""
+        axis = self.axes[number]
+        shape = list(self.b.shape(node) or (1,) * self.ndim)
+        if shape[number] == 1:
+            shape[number] = axis.n + 2 if axis.chebyshev else axis.n
+        return self.b.spread(node, tuple(shape))
+
+    def _pad_chebyshev(self, node: int, sides: tuple[Side, Side], number: int) -> int:
+        """The values at both ends from both conditions: two linear equations."""
+        b, axis = self.b, self.axes[number]
+        slopes = axis.differentiation[[0, -1]] * np.array([[-1.0], [1.0]])
+        known = [b.apply(slopes[k : k + 1, 1:-1], node, number) for k in range(2)]
+        m: list[list[int]] = []
+        right: list[int] = []
+        for k, side in enumerate(sides):
+            a, c = self(side.a), self(side.b)
+            row = [b.mul(c, b.constant(float(slopes[k, j]))) for j in (0, -1)]
+            row[k] = b.add(row[k], a)
+            m.append(row)
+            right.append(b.sub(self(side.value), b.mul(c, known[k])) if side.b != 0 else self(side.value))
+        det = b.sub(b.mul(m[0][0], m[1][1]), b.mul(m[0][1], m[1][0]))
+        low = b.div(b.sub(b.mul(right[0], m[1][1]), b.mul(m[0][1], right[1])), det)
+        high = b.div(b.sub(b.mul(m[0][0], right[1]), b.mul(m[1][0], right[0])), det)
+        return b.join([self._join([low], node, number), node, self._join([high], node, number)], number)
+
+    # -- integrals ------------------------------------------------------------------------------
+
+    def _integral(self, expr: Any) -> int:
+        b = self.b
+        numbers: list[int] = []
+        for variable, *limits in expr.limits:
+            if variable not in self.number:
+                raise ModelError(f"{expr} integrates over {variable}, which is no coordinate", symbol=str(variable))
+            axis = self.axes[self.number[variable]]
+            if limits and [float(limit) for limit in limits] != [axis.low, axis.high]:
+                raise UnsupportedError(f"{expr}: integrals are over the whole domain ({axis.low:g} to {axis.high:g})")
+            numbers.append(axis.number)
+        curved = [k for k in numbers if self.axes[k].chebyshev]
+        if len(curved) > 1:
+            raise UnsupportedError("integrals over two directions of Chebyshev points are not supported")
+        node = self(expr.function, Extended(curved[0], 1)) if curved else self(expr.function)
+        for k in numbers:
+            weights = b.table(spread(self.axes[k].quadrature, k, self.ndim))
+            node = b.total(self._everywhere(b.mul(weights, node), k), k)
+        return node
+
+    # -- right-hand sides -----------------------------------------------------------------------
+
+    def rate(self, state: int, expr: sp.Expr) -> int:
+        """A right-hand side; with upwind schemes what carries the field along is taken apart first."""
+        if self.scheme not in ("upwind", "weno"):
+            return self(expr)
+        return advection.rate(self, state, expr)
+
+    def output(self, expr: sp.Expr, replaced: Mapping[Any, Any]) -> int:
+        """An observed quantity, which may use others."""
+        for _ in range(len(replaced) + 1):
+            expr = expr.xreplace(dict(replaced))  # pyright: ignore[reportAssignmentType]
+        return self(expr)
+
+
+def _merged(steps: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: dict[int, int] = {}
+    for number, count in steps:
+        merged[number] = merged.get(number, 0) + count
+    return list(merged.items())
+
+
+def _has_space_derivative(expr: Any, system: PDESystem, number: int) -> bool:
+    coordinate = system.coordinates[number]
+    for atom in expr.atoms(sp.Derivative):
+        if any(v == coordinate for v, _ in atom.variable_count):
+            return True
+    return False

@@ -1,0 +1,431 @@
+"""`PDESystem`: partial differential equations in SymPy, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from pysciml.errors import ModelError, UnsupportedError
+from pysciml.pde.boundary import Sides, read_boundary
+from pysciml.pde.solving import solve_for_time_derivatives
+from pysciml.symbolic import printing
+from pysciml.symbolic.reading import RESERVED, describe, normalize
+from pysciml.symbolic.system import _read_observed, _read_parameters
+from pysciml.symbolic.variables import BrownianMotion, attributes, scalar
+from pysciml.symbolic.variables import t as default_time
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from pysciml.pde.discrete import DiscreteSystem
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """An unknown field, or a time derivative of one that is a state.
+
+    Attributes
+    ----------
+    name : str
+        In results: ``u``, and ``u_t`` for its time derivative.
+    function : applied SymPy function
+    order : int
+        Which time derivative.
+    """
+
+    name: str
+    function: Any
+    order: int
+
+
+class PDESystem:
+    """Partial differential equations over an interval, a rectangle or a box.
+
+    Parameters
+    ----------
+    equations : list of sympy.Eq
+        One for each field, with time derivatives of first or second order (`pysciml.D`), and space
+        derivatives of any order, mixed and nested: ``Derivative(k*Derivative(u, X), X)`` is
+        discretized as it stands, which conserves. Without any time derivative the system is steady.
+    domain : mapping
+        Coordinate -> (lower, upper).
+    boundary : mapping
+        Coordinate -> a condition for all fields, or field -> condition. A condition is
+        ``Periodic()``, ``Dirichlet``, ``Neumann``, ``Robin``, or a list of two that hold at one end
+        each.
+    initial : mapping, optional
+        Field -> expression of the coordinates and parameters; ``D(u)`` too where the equation is of
+        second order in time.
+    parameters : list of symbols, optional
+        By default every symbol that is no coordinate. Given, any other symbol is an error.
+    observed : mapping, optional
+        Name -> expression; `pysciml.integral` gives numbers, anything else fields.
+    name : str
+
+    Attributes
+    ----------
+    fields, coordinates, parameters : tuples of SymPy objects
+    equations : tuple of sympy.Eq
+    steady : bool
+
+    Raises
+    ------
+    ModelError
+        If the equations, the domain or the boundary conditions are wrong; the message names which.
+    UnsupportedError
+        For what is right but not solved here.
+
+    Examples
+    --------
+    >>> X, = coordinates("X,")
+    >>> u = fields("u", X)
+    >>> heat = PDESystem([Eq(D(u), laplacian(u))], {X: (0, 1)}, {X: Dirichlet(0)}, {u: sp.sin(sp.pi*X)})
+    >>> solve(heat.discretize({X: 64}).problem((0, 0.1)))
+    """
+
+    def __init__(
+        self,
+        equations: Any,
+        domain: Mapping[Any, Any],
+        boundary: Mapping[Any, Any],
+        initial: Mapping[Any, Any] | None = None,
+        parameters: Iterable[sp.Symbol] | None = None,
+        observed: Mapping[Any, Any] | Sequence[sp.Eq] | None = None,
+        name: str = "pde",
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise ModelError(f"name must be a non-empty text, not {name!r}")
+        self.name = name
+        self.time = default_time
+        self.equations: tuple[sp.Eq, ...] = normalize(equations)
+        self.observed: dict[Any, sp.Expr] = _read_observed(observed)
+        self.domain = _read_domain(domain)
+        self.fields: tuple[Any, ...] = self._find_fields()
+        self.coordinates: tuple[sp.Symbol, ...] = tuple(self.fields[0].args[1:])
+        self._check_domain()
+        self._check_names()
+        rates = solve_for_time_derivatives(self.equations, self.fields, self.time)
+        self.steady = not any(order for order, _ in rates.values())
+        self._check_steady(rates)
+        self.orders: dict[Any, int] = {f: order for f, (order, _) in rates.items()}
+        self.rates: dict[Any, sp.Expr] = {f: rate for f, (_, rate) in rates.items()}
+        self.states: tuple[FieldInfo, ...] = tuple(
+            FieldInfo(f.func.__name__ + ("_" + "t" * k if k else ""), f, k)
+            for f in self.fields
+            for k in range(max(self.orders[f], 1))
+        )
+        self.boundary: dict[tuple[Any, sp.Symbol], Sides] = self._read_boundaries(boundary)
+        self._check_orders()
+        self.initial: dict[tuple[Any, int], sp.Expr] = self._read_initial(initial)
+        self.parameters: tuple[sp.Symbol, ...] = self._find_parameters(_read_parameters(parameters))
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def _expressions(self) -> list[tuple[str, sp.Basic]]:
+        """Everything written, with where it stands."""
+        result: list[tuple[str, sp.Basic]] = [
+            (describe(equation, i, self.time), equation) for i, equation in enumerate(self.equations)
+        ]
+        result += [(f"observed quantity {name}", expr) for name, expr in self.observed.items()]
+        return result
+
+    def _find_fields(self) -> tuple[Any, ...]:
+        found: dict[Any, None] = {}
+        names: dict[str, Any] = {}
+        for i, equation in enumerate(self.equations):
+            where = describe(equation, i, self.time)
+            for atom in sp.preorder_traversal(equation):
+                if isinstance(atom, BrownianMotion):
+                    raise UnsupportedError(f"{where}: noise in partial differential equations is not supported yet")
+                if not isinstance(atom, AppliedUndef):
+                    continue
+                symbol = atom.func.__name__
+                if atom.args[0] != self.time or len(atom.args) < 2:
+                    raise ModelError(
+                        f"{where}: {atom} is not a field over time and space: make it one with "
+                        f"pysciml.fields({symbol!r}, {', '.join(map(str, self.domain))})",
+                        equation=printing.plain(equation),
+                        symbol=symbol,
+                    )
+                if not all(isinstance(a, sp.Symbol) for a in atom.args):
+                    raise ModelError(
+                        f"{where}: {atom} is a field at another place: only boundary conditions fix places",
+                        equation=printing.plain(equation),
+                        symbol=symbol,
+                    )
+                first = names.setdefault(symbol, atom)
+                if first != atom:
+                    raise ModelError(f"{where}: {atom} and {first} have one name", symbol=symbol)
+                found[atom] = None
+        if not found:
+            raise ModelError("the equations have no fields: write the unknowns as pysciml.fields('u', X)")
+        spaces = {tuple(f.args[1:]): f for f in found}
+        if len(spaces) > 1:
+            a, b = list(spaces.values())[:2]
+            raise ModelError(
+                f"{a} and {b} are over different coordinates: all fields of a system are over all coordinates",
+                symbol=b.func.__name__,
+            )
+        if len(found) != len(self.equations):
+            names_ = ", ".join(f.func.__name__ for f in found)
+            raise ModelError(f"{len(self.equations)} equations for {len(found)} fields ({names_})")
+        return tuple(found)
+
+    def _check_domain(self) -> None:
+        if len(self.coordinates) > 3:
+            raise UnsupportedError(f"{len(self.coordinates)} space dimensions: there are one to three")
+        for x in self.coordinates:
+            if x not in self.domain:
+                raise ModelError(f"domain has no interval for {x}", symbol=str(x))
+        for x in self.domain:
+            if x not in self.coordinates:
+                raise ModelError(f"domain has {x}, which is no coordinate of the fields", symbol=str(x))
+
+    def _check_names(self) -> None:
+        taken: dict[str, str] = {}
+        for what, symbols in (("a coordinate", self.coordinates), ("a field", self.fields)):
+            for symbol in symbols:
+                name = symbol.func.__name__ if isinstance(symbol, AppliedUndef) else symbol.name
+                if not name.isidentifier() or name in RESERVED:
+                    raise ModelError(f"{name!r} cannot name {what}", symbol=name)
+                if name in taken:
+                    raise ModelError(f"{name!r} names {taken[name]} and {what}", symbol=name)
+                taken[name] = what
+        for key in self.observed:
+            name = key.func.__name__ if isinstance(key, AppliedUndef) else str(key)
+            if name in taken or name in RESERVED or not name.isidentifier():
+                raise ModelError(f"{name!r} cannot name an observed quantity", symbol=name)
+
+    def _check_steady(self, rates: Mapping[Any, tuple[int, sp.Expr]]) -> None:
+        still = [f.func.__name__ for f, (order, _) in rates.items() if order == 0]
+        if still and not self.steady:
+            raise UnsupportedError(
+                f"{', '.join(still)} has no time derivative, and other fields have: fields that follow from others at "
+                "every instant (elliptic constraints) are not solved yet"
+            )
+        high = [f.func.__name__ for f, (order, _) in rates.items() if order > 2]
+        if high:
+            raise UnsupportedError(f"{', '.join(high)}: time derivatives go up to the second")
+
+    def _read_boundaries(self, boundary: Any) -> dict[tuple[Any, sp.Symbol], Sides]:
+        if not isinstance(boundary, Mapping):
+            raise ModelError(f"boundary maps coordinates to conditions, such as {{X: Periodic()}}, not {boundary!r}")
+        for x in boundary:
+            if x not in self.coordinates:
+                raise ModelError(f"boundary has {x}, which is no coordinate of the fields", symbol=str(x))
+        result: dict[tuple[Any, sp.Symbol], Sides] = {}
+        for x in self.coordinates:
+            if x not in boundary:
+                raise ModelError(f"boundary has no condition in {x}", symbol=str(x))
+            given = boundary[x]
+            for key in given if isinstance(given, Mapping) else ():
+                if key not in self.fields:
+                    raise ModelError(f"boundary in {x}: {key} is no field of the equations", symbol=str(key))
+            for f in self.fields:
+                name = f.func.__name__
+                if isinstance(given, Mapping):
+                    if f not in given:
+                        raise ModelError(f"boundary in {x} has no condition for {name}", symbol=name)
+                    sides = read_boundary(given[f], x, f)
+                else:
+                    sides = read_boundary(given, x, f)
+                for side, which in zip(sides or (), ("lower", "upper"), strict=False):
+                    for expr in (side.a, side.b, side.value):
+                        wrong = [a for a in expr.atoms(AppliedUndef)] + ([x] if x in expr.free_symbols else [])
+                        if wrong:
+                            raise ModelError(
+                                f"boundary of {name} in {x}, {which} end: {expr} has {wrong[0]}: conditions may depend "
+                                "on time, the other coordinates and parameters",
+                                symbol=str(wrong[0]),
+                            )
+                result[f, x] = sides
+            periodic = {f.func.__name__ for f in self.fields if result[f, x] is None}
+            if periodic and len(periodic) < len(self.fields):
+                raise ModelError(
+                    f"boundary in {x}: {', '.join(sorted(periodic))} is periodic and other fields are not: a domain "
+                    "is periodic for all fields or for none",
+                    symbol=str(x),
+                )
+        return result
+
+    def periodic(self, coordinate: sp.Symbol) -> bool:
+        """Whether the domain is periodic along a coordinate."""
+        return self.boundary[self.fields[0], coordinate] is None
+
+    def _check_orders(self) -> None:
+        """Two conditions, one at each end, go with derivatives up to the second."""
+        for i, equation in enumerate(self.equations):
+            for x, order in _space_orders(equation, self.time).items():
+                if x not in self.coordinates:
+                    raise ModelError(
+                        f"{describe(equation, i, self.time)}: it differentiates by {x}, which is no coordinate of the "
+                        "fields",
+                        equation=printing.plain(equation),
+                        symbol=str(x),
+                    )
+                if order > 2 and not self.periodic(x):
+                    raise UnsupportedError(
+                        f"{describe(equation, i, self.time)}: derivatives of order {order} in {x} need {order} "
+                        f"conditions in {x}, and two are given; orders above two are solved on periodic domains, or "
+                        "written as two equations of second order"
+                    )
+
+    def _read_initial(self, initial: Any) -> dict[tuple[Any, int], sp.Expr]:
+        if initial is None:
+            return {}
+        if not isinstance(initial, Mapping):
+            raise ModelError(f"initial maps fields to expressions, such as {{u: sp.sin(X)}}, not {initial!r}")
+        result: dict[tuple[Any, int], sp.Expr] = {}
+        known = {(s.function, s.order): s.name for s in self.states}
+        for key, value in initial.items():
+            state = (key.expr, len(key.variables)) if isinstance(key, sp.Derivative) else (key, 0)
+            if state not in known:
+                raise ModelError(f"initial has {key}, which is no state ({', '.join(known.values())})", symbol=str(key))
+            expr = scalar(value)
+            if expr is None:
+                raise ModelError(f"initial: {value!r} is not a scalar expression", symbol=known[state])
+            inside = expr.atoms(AppliedUndef)
+            if inside or self.time in expr.free_symbols:
+                culprit = next(iter(inside), self.time)
+                raise ModelError(
+                    f"initial value of {known[state]} has {culprit}: it may depend on the coordinates and parameters",
+                    symbol=str(culprit),
+                )
+            result[state] = expr
+        return result
+
+    def _find_parameters(self, declared: tuple[sp.Symbol, ...] | None) -> tuple[sp.Symbol, ...]:
+        known = {self.time, *self.coordinates}
+        places: list[tuple[str, sp.Basic]] = self._expressions()
+        for (f, x), sides in self.boundary.items():
+            for side in sides or ():
+                places += [(f"boundary of {f.func.__name__} in {x}", e) for e in (side.a, side.b, side.value)]
+        places += [(f"initial value of {f.func.__name__}", e) for (f, _), e in self.initial.items()]
+        found: dict[sp.Symbol, None] = {}
+        for where, expression in places:
+            for atom in sp.preorder_traversal(expression):
+                if isinstance(atom, AppliedUndef) and atom not in self.fields:
+                    raise ModelError(f"{where}: {atom} is no field of the equations", symbol=atom.func.__name__)
+                if not isinstance(atom, sp.Symbol) or atom in known or atom in self.observed:
+                    continue
+                if atom.name in {s.name for s in known}:
+                    raise ModelError(
+                        f"{where}: the symbol {atom} has the name of a coordinate but other assumptions",
+                        symbol=atom.name,
+                    )
+                if declared is not None and atom not in declared:
+                    raise ModelError(
+                        f"{where}: undefined symbol {atom}: it is no coordinate and not in parameters=",
+                        symbol=atom.name,
+                    )
+                found[atom] = None
+        parameters = declared if declared is not None else tuple(found)
+        names = [s.name for s in parameters] + [s.name for s in self.states]
+        for name in names:
+            if names.count(name) > 1:
+                raise ModelError(f"the name {name!r} is used twice", symbol=name)
+            if not name.isidentifier() or name in RESERVED or name in {str(x) for x in self.coordinates}:
+                raise ModelError(f"{name!r} cannot name a parameter or a field", symbol=name)
+        return parameters
+
+    # -- onwards --------------------------------------------------------------------------------
+
+    def discretize(
+        self, points: Mapping[Any, int | npt.ArrayLike], order: int = 2, scheme: str = "central"
+    ) -> DiscreteSystem:
+        """Put the equations on a grid: the method of lines.
+
+        Parameters
+        ----------
+        points : mapping
+            Coordinate -> number of cells, or for a non-uniform grid their edges (an increasing array
+            from one end of the domain to the other).
+        order : int
+            Of accuracy: 2, 4 or 6 for ``scheme="central"``, 1, 2 or 3 for ``"upwind"``; ``"weno"``
+            is of order 5 and ``"spectral"`` of any, where the solution is smooth.
+        scheme : {"central", "upwind", "weno", "spectral"}
+            How derivatives of first order are taken that carry something along: by central
+            differences, or from where it comes (``"upwind"``, ``"weno"``: Jiang & Shu 1996); all
+            others are central differences. ``"spectral"``: Fourier where periodic, else Chebyshev.
+
+        Returns
+        -------
+        DiscreteSystem
+
+        Raises
+        ------
+        ProblemError
+            For a number of points, an order or a scheme that makes no sense; it names which.
+        UnsupportedError
+            If the scheme cannot do what the equations ask for.
+
+        Notes
+        -----
+        Values are at the centres of cells. Boundary conditions become expressions for the cells
+        beyond the ends, from the polynomial through as many cells as the order and the condition
+        (for Chebyshev: at the points of Gauss and Lobatto, the ends following from the conditions).
+        """
+        from pysciml.pde.discrete import discretize
+
+        return discretize(self, points, order, scheme)
+
+    @property
+    def attrs(self) -> dict[str, dict[str, str]]:
+        """``units`` and ``long_name`` by name, for fields, coordinates and parameters."""
+        symbols: list[Any] = [*self.fields, *self.coordinates, *self.parameters, *self.observed]
+        found = {getattr(s.func, "__name__", str(s)) if s.args else str(s): attributes(s) for s in symbols}
+        return {name: given for name, given in found.items() if given}
+
+    def __repr__(self) -> str:
+        what = "steady" if self.steady else "PDE"
+        names = ", ".join(s.name for s in self.states)
+        domain = ", ".join(f"{x} in {a:g}..{b:g}" for x, (a, b) in self.domain.items())
+        lines = [f"PDESystem {self.name} ({what}): fields {names}; {domain}"]
+        lines += [f"  {printing.text(eq, self.time)}" for eq in self.equations[:20]]
+        return "\n".join(lines)
+
+    def _repr_latex_(self) -> str:
+        return printing.latex(self.equations[:50], self.time)
+
+
+def _read_domain(domain: Any) -> dict[sp.Symbol, tuple[float, float]]:
+    if not isinstance(domain, Mapping) or not domain:
+        raise ModelError(f"domain maps coordinates to intervals, such as {{X: (0, 1)}}, not {domain!r}")
+    result: dict[sp.Symbol, tuple[float, float]] = {}
+    for x, interval in domain.items():
+        if not isinstance(x, sp.Symbol) or x == default_time:
+            raise ModelError(f"domain: {x!r} is no coordinate", symbol=str(x))
+        try:
+            low, high = (float(end) for end in interval)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"domain: the interval of {x} must be two numbers, not {interval!r}", symbol=str(x)
+            ) from error
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ModelError(f"domain: the interval of {x} must go from a lower to a higher number, not {interval!r}")
+        result[x] = low, high
+    return result
+
+
+def _space_orders(equation: sp.Basic, time: sp.Symbol) -> dict[sp.Symbol, int]:
+    """The highest derivative by each coordinate, nested ones added up; fluxes count once with the outer."""
+    best: dict[sp.Symbol, int] = {}
+
+    def walk(expr: Any, above: dict[sp.Symbol, int]) -> None:
+        if isinstance(expr, sp.Derivative):
+            above = dict(above)
+            pairs: Any = expr.variable_count
+            for x, count in pairs:
+                if x != time:
+                    above[x] = above.get(x, 0) + int(count)
+                    best[x] = max(best.get(x, 0), above[x])
+        for arg in expr.args:
+            walk(arg, above)
+
+    walk(equation, {})
+    return best
