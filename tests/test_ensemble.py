@@ -13,7 +13,7 @@ from pysciml.engines.base import SolveOptions
 from pysciml.engines.batch import BatchOptions
 from pysciml.engines.jax import many
 from pysciml.ensemble.sweep import Sweep
-from pysciml.ensemble.workers import pack_model, unpack_model
+from pysciml.ensemble.messages import pack_model, unpack_model
 
 D = ps.D
 x, y, v = ps.variables("x y v")
@@ -158,8 +158,6 @@ def test_trajectories_are_for_stochastic_equations(lotka, gbm):
         ps.solve_ensemble(lotka, trajectories=10)
     with pytest.raises(ps.ProblemError, match="trajectories must be an integer"):
         ps.solve_ensemble(gbm, trajectories=0)
-    with pytest.raises(ps.UnsupportedError, match="store="):
-        ps.solve_ensemble(lotka, over={a: [1.0]}, store="sweep.zarr")
 
 
 def test_models_go_to_workers_unchanged(lotka):

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from pysciml.engines.base import Array, SolveOptions
+from pysciml.engines.base import Array, RawSolution, SolveOptions
 from pysciml.graph import Model
 
 
@@ -29,6 +29,8 @@ class Batch:
     store : callable
         ``store(low, high, u, retcodes)`` with ``u`` of shape (high - low, n_t, n_states) and one
         return code per trajectory. May be called from several threads and in any order.
+    near : (array, array), optional
+        See `RepeatableEngine`.
     """
 
     size: int
@@ -36,6 +38,7 @@ class Batch:
     inputs: Callable[[int, int], tuple[Array, Array]]
     paths: Callable[[int, int], npt.NDArray[np.uint32]]
     store: Callable[[int, int, Array, npt.NDArray[np.str_]], None]
+    near: tuple[Array, Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,4 +75,30 @@ class BatchEngine(Protocol):
 
     def solve_many(self, model: Model, algorithm: str | None, batch: Batch, options: BatchOptions) -> BatchReport:
         """Solve all trajectories of the batch; one that fails is stored with its return code."""
+        ...
+
+
+@runtime_checkable
+class RepeatableEngine(Protocol):
+    """An engine whose `solve` learns from earlier ones, and which can also do without.
+
+    Trajectories of an ensemble are solved by this: they are the same to the last bit however the
+    ensemble is divided among processes.
+    """
+
+    def solve_repeatably(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        near: tuple[Array, Array],
+        tspan: tuple[float, float],
+        algorithm: str | None,
+        options: SolveOptions,
+    ) -> RawSolution:
+        """`Engine.solve`, as a function of its arguments alone.
+
+        ``near`` holds initial values and parameters that the trajectories of one ensemble have in
+        common where they do not vary.
+        """
         ...

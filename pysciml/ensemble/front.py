@@ -16,11 +16,16 @@ from pysciml._version import __version__
 from pysciml.engines.base import Array, Engine, registry
 from pysciml.engines.batch import Batch, BatchEngine, BatchOptions, BatchReport
 from pysciml.ensemble.sweep import Sweep
+from pysciml.ensemble.where import Where
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.options import read_options
-from pysciml.problem import Problem
+from pysciml.problem import Problem, number
 from pysciml.solve import SolveInterrupted, choose_engine
 
+#: Seconds a block takes, unless told otherwise: long beside what a task costs, short beside the
+#: patience of whoever watches, and little to lose with a worker.
+BLOCK_SECONDS: Final = 5.0
+RETRIES: Final = 3
 #: What trajectories under way may take, unless told otherwise.
 _MEMORY: Final = 2**29
 #: Below this many seconds of work, compiling for batches costs more than it saves.
@@ -51,6 +56,10 @@ def solve_ensemble(
     precision: str = "float64",
     executor: Any = None,
     store: Any = None,
+    chunks: Any = None,
+    block_seconds: float = BLOCK_SECONDS,
+    block_size: int | None = None,
+    retries: int = RETRIES,
 ) -> xr.Dataset:
     """Solve a problem for many parameters, initial values or random paths.
 
@@ -85,8 +94,24 @@ def solve_ensemble(
         Show a progress line on standard error.
     device, precision
         As for `solve`.
-    executor, store
-        Distributed execution and streaming to disk; no engine of this version has them.
+    executor : dask.distributed.Client, optional
+        Solve on a cluster, in blocks of trajectories. ``memory`` is then for one worker's block, and
+        ``workers`` the engine's threads within it (by default 1: the cluster shares out the cores).
+    store : path, address or fsspec mapping, optional
+        Stream to a Zarr store, whose blocks are written as they are done; what is returned is read
+        from it when it is used. Anybody can watch with ``xarray.open_zarr``. The same call goes on
+        where an earlier one stopped, however it was stopped; another problem is refused.
+    chunks : mapping, int or "auto", optional
+        Compute nothing now: the Dataset consists of Dask arrays with these chunks (dimension ->
+        size), and asking for numbers solves what they need.
+    block_seconds : float, default 5
+        How long a block takes, by a trial of some trajectories (with ``executor`` or ``store``).
+        It is smaller where ``memory`` asks for that, or where workers would have no share.
+    block_size : int, optional
+        Trajectories in a block; this is then not tried out.
+    retries : int, default 3
+        How often a block that fails is begun again. One that always fails is NaN, with the return
+        code ``"Failure"`` and the reason in the variable ``error``; the rest goes on.
 
     Returns
     -------
@@ -100,7 +125,8 @@ def solve_ensemble(
     ProblemError, UnsupportedError, EngineUnavailableError
         As `solve`.
     SolverError
-        On Ctrl-C, with what was computed until then.
+        On Ctrl-C, when the cluster is lost or the store can hold no more, with what was computed
+        until then.
 
     Examples
     --------
@@ -109,9 +135,6 @@ def solve_ensemble(
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"solve_ensemble takes a pysciml.Problem, not {type(problem).__name__}")
-    for name, value in (("executor", executor), ("store", store)):
-        if value is not None:
-            raise UnsupportedError(f"{name}= is not supported by any engine of this version")
     solving = read_options(
         problem.tspan,
         rtol=rtol,
@@ -128,10 +151,17 @@ def solve_ensemble(
     options = BatchOptions(
         solve=solving,
         memory=_count("memory", memory, _MEMORY),
-        workers=_count("workers", workers, len(_cores())),
+        workers=_count("workers", workers, len(_cores()) if executor is None and chunks is None else 1),
     )
+    where = _where(executor, store, chunks, block_seconds, block_size, retries)
+    if where is not None:
+        from pysciml.ensemble.large import solve_large
+
+        return solve_large(
+            problem, sweep, options, where, lambda name: _choose(problem, alg, name, sweep, options), engine
+        )
     result = _Result(problem, sweep, solving.saveat, progress, solving.precision)
-    batch = Batch(sweep.size, problem.tspan, sweep.inputs, sweep.paths, result.store)
+    batch = Batch(sweep.size, problem.tspan, sweep.inputs, sweep.paths, result.store, (problem.u0, problem.p))
     begin = time.perf_counter()
     chosen, alg = _choose(problem, alg, engine, sweep, options)
     try:
@@ -239,6 +269,19 @@ def _choose(
             return chosen, alg
         seconds = max(seconds, trial.solve_seconds)
     return (jax, alg) if seconds * sweep.size / options.workers > _WORTH_COMPILING else (chosen, alg)
+
+
+def _where(executor: Any, store: Any, chunks: Any, block_seconds: Any, block_size: Any, retries: Any) -> Where | None:
+    """The options about blocks, checked; None where there are no blocks."""
+    seconds = number(block_seconds, "block_seconds", "block_seconds")
+    if seconds <= 0:
+        raise ProblemError(f"block_seconds must be positive, not {block_seconds!r}", symbol="block_seconds")
+    if isinstance(retries, bool) or not isinstance(retries, (int, np.integer)) or retries < 0:
+        raise ProblemError(f"retries must be an integer, 0 or more, not {retries!r}", symbol="retries")
+    size = None if block_size is None else _count("block_size", block_size, 1)
+    if executor is None and store is None and chunks is None:
+        return None
+    return Where(executor, store, chunks, seconds, size, int(retries))
 
 
 def _count(name: str, value: Any, default: int) -> int:

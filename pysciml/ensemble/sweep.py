@@ -13,6 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pysciml.engines.base import Array
+from pysciml.ensemble.inputs import Inputs, Varying
 from pysciml.errors import ProblemError
 from pysciml.problem import Problem
 
@@ -77,15 +78,18 @@ class Sweep:
         """How many trajectories."""
         return math.prod(self.shape)
 
+    @cached_property
+    def numbers(self) -> Inputs:
+        """What varies, without labels."""
+        varying = tuple(
+            Varying(v.is_state, v.index, tuple(self.dims.index(str(dim)) for dim in v.values.dims), v.values.values)
+            for v in self.varied
+        )
+        return Inputs(self._problem.u0, self._problem.p, self.shape, varying)
+
     def inputs(self, low: int, high: int) -> tuple[Array, Array]:
         """Initial values and parameters of some of the trajectories, one row each."""
-        where = dict(zip(self.dims, np.unravel_index(np.arange(low, high), self.shape), strict=True))
-        u0 = np.repeat(self._problem.u0[None], high - low, axis=0)
-        p = np.repeat(self._problem.p[None], high - low, axis=0)
-        for varied in self.varied:
-            place = tuple(where[str(dim)] for dim in varied.values.dims)
-            (u0 if varied.is_state else p)[:, varied.index] = varied.values.values[place]
-        return u0, p
+        return self.numbers.at(np.arange(low, high))
 
     def paths(self, low: int, high: int) -> npt.NDArray[np.uint32]:
         """The number of each trajectory's random path: its place among all of them."""

@@ -8,7 +8,7 @@ import sys
 
 from pysciml.engines import base
 from pysciml.ensemble.loop import Portion
-from pysciml.ensemble.workers import read_options, receive, send, unpack_model
+from pysciml.ensemble.messages import read_options, receive, send, unpack_model
 from pysciml.errors import PySciMLError
 from pysciml.graph import Model
 
@@ -28,13 +28,14 @@ def main() -> None:
         assert model is not None
         options = read_options(header["options"], arrays)
         start, end = header["tspan"]
-        portion = Portion(base.get(header["engine"]), model, header["algorithm"], (start, end), options)
+        near = (arrays["near_u0"], arrays["near_p"]) if "near_u0" in arrays else None
+        portion = Portion(base.get(header["engine"]), model, header["algorithm"], (start, end), options, near)
         try:
             u, retcodes = portion.solve(arrays["u0"], arrays["p"])
         except PySciMLError as error:
             send(answers, {"error": str(error)}, {})
         else:
-            send(answers, {"retcodes": retcodes.tolist()}, {"u": u})
+            send(answers, {"retcodes": retcodes.tolist(), "algorithms": sorted(portion.algorithms)}, {"u": u})
 
 
 if __name__ == "__main__":

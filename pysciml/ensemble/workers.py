@@ -8,8 +8,6 @@ arrays and JSON.
 from __future__ import annotations
 
 import atexit
-import io
-import json
 import os
 import queue
 import subprocess
@@ -17,14 +15,14 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any
 
 import numpy as np
 
-from pysciml.engines.base import SolveOptions
 from pysciml.engines.batch import Batch, BatchOptions
+from pysciml.ensemble.messages import pack_model, receive, send
 from pysciml.errors import PySciMLError
-from pysciml.graph import EventSpec, Graph, Model
+from pysciml.graph import Model
 
 _pool: list[Worker] = []
 
@@ -79,15 +77,18 @@ def solve_in_workers(
     batch: Batch,
     options: BatchOptions,
     portions: list[tuple[int, int]],
-) -> None:
-    """Solve the portions of a batch, each in whatever worker is free."""
+) -> set[str]:
+    """Solve the portions of a batch, each in whatever worker is free; the algorithms that ran."""
     workers = _workers(min(options.workers, len(portions)))
     waiting: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
     for portion in portions:
         waiting.put(portion)
     failures: list[BaseException] = []
     settings = asdict(options.solve) | {"saveat": None, "progress": False}
-    times = options.solve.saveat
+    constant: dict[str, Any] = {} if options.solve.saveat is None else {"saveat": options.solve.saveat}
+    if batch.near is not None:
+        constant |= {"near_u0": batch.near[0], "near_p": batch.near[1]}
+    algorithms: set[str] = set()
 
     def serve(worker: Worker) -> None:
         try:
@@ -95,10 +96,10 @@ def solve_in_workers(
                 low, high = waiting.get_nowait()
                 u0, p = batch.inputs(low, high)
                 header = {"engine": engine, "algorithm": algorithm, "tspan": batch.tspan, "options": settings}
-                arrays = {"u0": u0, "p": p} | ({} if times is None else {"saveat": times})
-                answer, found = worker.ask(header, arrays, model)
+                answer, found = worker.ask(header, {"u0": u0, "p": p} | constant, model)
                 if "error" in answer:
                     raise PySciMLError(answer["error"])
+                algorithms.update(answer["algorithms"])
                 batch.store(low, high, found["u"], np.array(answer["retcodes"]))
         except queue.Empty:
             return
@@ -117,6 +118,7 @@ def solve_in_workers(
     if failures:
         stop_workers()
         raise failures[0]
+    return algorithms
 
 
 def _workers(count: int) -> list[Worker]:
@@ -131,74 +133,3 @@ def stop_workers() -> None:
     """End all worker processes; the next ensemble starts new ones."""
     while _pool:
         _pool.pop().stop()
-
-
-# -- messages: the length of a JSON header, the header, and the arrays as .npz -----------------------
-
-_LENGTH: Final = 16
-
-
-def send(stream: IO[bytes], header: dict[str, Any], arrays: dict[str, Any]) -> None:
-    """Write one message."""
-    text = json.dumps(header).encode()
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    body = buffer.getbuffer()
-    stream.write(f"{len(text):>{_LENGTH}}{len(body):>{_LENGTH}}".encode())
-    stream.write(text)
-    stream.write(body)
-    stream.flush()
-
-
-def receive(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Read one message; None where the other side is gone."""
-    lengths = stream.read(2 * _LENGTH)
-    if len(lengths) < 2 * _LENGTH:
-        return None
-    text = stream.read(int(lengths[:_LENGTH]))
-    body = stream.read(int(lengths[_LENGTH:]))
-    with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-        return json.loads(text), dict(arrays)
-
-
-def pack_model(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A model as a message."""
-    graph = model.graph
-    header = {
-        "model": {
-            "kind": model.kind,
-            "name": model.name,
-            "states": model.states,
-            "parameters": model.parameters,
-            "observed": model.observed,
-            "events": [asdict(event) for event in model.events],
-        },
-        "outputs": list(graph.outputs),
-    }
-    arrays = {"op": graph.op, "args": graph.args, "const": graph.const, "index": graph.index}
-    outputs = {f"output{i}": nodes for i, nodes in enumerate(graph.outputs.values())}
-    return header, {**arrays, **outputs, "differential": model.differential}
-
-
-def unpack_model(header: dict[str, Any], arrays: dict[str, Any]) -> Model:
-    """The model of a message."""
-    fields: dict[str, Any] = dict(header["model"])
-    graph = Graph(
-        arrays["op"],
-        arrays["args"],
-        arrays["const"],
-        arrays["index"],
-        len(fields["states"]),
-        len(fields["parameters"]),
-        {name: arrays[f"output{i}"] for i, name in enumerate(header["outputs"])},
-    )
-    specs: list[dict[str, Any]] = [{**event, "targets": tuple(event["targets"])} for event in fields.pop("events")]
-    events = tuple(EventSpec(**spec) for spec in specs)
-    names = {key: tuple(fields.pop(key)) for key in ("states", "parameters", "observed")}
-    return Model(graph=graph, differential=arrays["differential"], events=events, **names, **fields)
-
-
-def read_options(options: dict[str, Any], arrays: dict[str, Any]) -> SolveOptions:
-    """The options of a message."""
-    fields: dict[str, Any] = {**options, "saveat": arrays.get("saveat")}
-    return SolveOptions(**fields)

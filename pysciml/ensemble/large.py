@@ -1,0 +1,347 @@
+"""Sweeps in blocks: on a cluster, streamed to a store, or computed when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from pysciml._version import __version__
+from pysciml.engines.base import Engine
+from pysciml.engines.batch import BatchOptions
+from pysciml.ensemble.driver import ClusterLostError, Run, StoreError, partial
+from pysciml.ensemble.grid import read_chunks
+from pysciml.ensemble.held import Held
+from pysciml.ensemble.job import Job
+from pysciml.ensemble.meter import Meter
+from pysciml.ensemble.on_dask import OnDask, read_client
+from pysciml.ensemble.store import Manifest, SweepStore
+from pysciml.ensemble.sweep import Sweep
+from pysciml.ensemble.target import Target, read_target
+from pysciml.ensemble.where import Where
+from pysciml.ensemble.work import Trial, choose_grid, largest_block, tried, try_out
+from pysciml.errors import ProblemError, PySciMLError, SolverError
+from pysciml.problem import Problem
+from pysciml.solve import SolveInterrupted
+
+logger = logging.getLogger(__name__)
+
+#: What a trajectory is taken to need where the trial could not tell.
+_UNKNOWN: Final = 0.01
+
+
+#: Chooses the engine and the algorithm.
+Choose = Callable[[str], tuple[Engine, str | None]]
+
+
+def solve_large(
+    problem: Problem, sweep: Sweep, options: BatchOptions, where: Where, choose: Choose, engine: str
+) -> xr.Dataset:
+    """See `pysciml.solve_ensemble`.
+
+    Parameters
+    ----------
+    options : BatchOptions
+        ``workers`` is for the engine inside one block.
+    choose : callable
+        ``choose(engine)``: the engine of that name and the algorithm, checked to fit.
+    """
+    if where.chunks is not None:
+        return _lazily(problem, sweep, options, where, choose, engine)
+    client = None if where.executor is None else read_client(where.executor)
+    target = None if where.store is None else read_target(where.store)
+    manifest = None if target is None else Manifest.read(target)
+    if manifest is not None:
+        # What was left to chance or to this machine is taken from the store.
+        if options.solve.seed is None:
+            options = replace(options, solve=replace(options.solve, seed=manifest.identity["seed"]))
+        if engine == "auto":
+            engine = manifest.identity["engine"]
+    options = _with_seed(problem, options)
+    chosen, alg = choose(engine)
+    job = _job(problem, sweep, chosen, alg, options)
+    identity = identify(problem, sweep, job)
+    if manifest is not None and target is not None:
+        _compare(target, manifest, identity, sweep, job)
+    about = describe(problem, sweep, job, chosen, identity)
+    meter = Meter(problem.system.name, 0, sweep.size, show=options.solve.progress)
+    cluster = None if client is None else OnDask(client, job)
+    try:
+        run = _set_up(problem, sweep, job, where, target, manifest, identity, about, cluster, meter)
+        return _carry_out(problem, run, cluster, client, about)
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+def _set_up(
+    problem: Problem,
+    sweep: Sweep,
+    job: Job,
+    where: Where,
+    target: Target | None,
+    manifest: Manifest | None,
+    identity: dict[str, Any],
+    about: dict[str, Any],
+    cluster: OnDask | None,
+    meter: Meter,
+) -> Run:
+    """Divide the work, open the store, and see what is there already."""
+    if cluster is not None:
+        cluster.check(None)
+    each = None
+    if manifest is None:
+        trial = _trial(job, cluster, meter) if where.block_size is None else None
+        each = None if trial is None else trial.each
+        processes = job.options.workers if cluster is None else cluster.processes()
+        seconds = where.block_seconds * (processes if cluster is None else 1)
+        at_once = 1 if cluster is None else processes
+        grid = choose_grid(job, _UNKNOWN if each is None else each, seconds, where.block_size, at_once)
+        if trial is not None:
+            about |= {"algorithm": trial.algorithm, **trial.extra}
+    else:
+        grid, each = manifest.grid, manifest.each
+    meter.blocks = len(grid)
+    if target is None:
+        held = Held(problem.system, sweep, grid, job.times, job.options.solve.precision)
+        meter.begin(0, 0)
+        return Run(job, grid, None, held, meter, where.retries, each)
+    if manifest is None or not _made(target):
+        if manifest is None:
+            manifest = Manifest(identity, sweep.dims, grid.shape, grid.block, job.names, about, each)
+        described = {name: problem.system.attrs.get(name, {}) for name in job.names}
+        coordinates = xr.Dataset(coords={**sweep.coordinates(), "t": job.times})
+        store = SweepStore.create(target, manifest, described, coordinates, job.options.solve.precision)
+    else:
+        store = SweepStore(target, manifest)
+    damaged = store.check()
+    if damaged:
+        meter.say(f"{len(damaged)} damaged blocks of {target} will be computed again")
+    if cluster is not None:
+        cluster.check(target)
+    missing = store.missing()
+    left = sum(len(grid.trajectories(grid.box(number))) for number in missing) if missing else 0
+    meter.begin(len(grid) - len(missing), sweep.size - left)
+    return Run(job, grid, store, None, meter, where.retries, each)
+
+
+def _made(target: Target) -> bool:
+    from pysciml.ensemble.arrays import is_complete
+
+    return is_complete(target)
+
+
+def _carry_out(problem: Problem, run: Run, cluster: OnDask | None, client: Any, about: dict[str, Any]) -> xr.Dataset:
+    meter, place = run.meter, "memory" if run.store is None else str(run.store.target)
+    if cluster is not None and getattr(client, "dashboard_link", None):
+        meter.say(f"dashboard {client.dashboard_link}")
+    name = problem.system.name
+
+    def so_far() -> str:
+        return f"{meter.done} of {meter.blocks} blocks are in {place}"
+
+    try:
+        if cluster is None:
+            run.here()
+        else:
+            cluster.run(run)
+    except KeyboardInterrupt as interruption:
+        _close(run)
+        raise SolveInterrupted(
+            f"{name}: interrupted; {so_far()}; .partial holds them" + _again(run),
+            partial=partial(run, _attributes(run, about)),
+            retcode="Interrupted",
+        ) from interruption
+    except StoreError as failure:
+        _close(run)
+        raise SolverError(
+            f"{name}: results can no longer be stored: {failure}; {so_far()}; nothing that was stored is lost"
+            + _again(run),
+            partial=partial(run, _attributes(run, about)),
+        ) from failure
+    except ClusterLostError as loss:
+        _close(run)
+        raise SolverError(
+            f"{name}: {loss}; {so_far()}; .partial holds them" + _again(run, " with a new client"),
+            partial=partial(run, _attributes(run, about)),
+        ) from loss
+    summary = meter.finish()
+    if run.store is None:
+        return partial(run, _attributes(run, about) | summary)
+    try:
+        run.store.finish(summary)
+    except OSError as error:
+        raise SolverError(
+            f"{name}: all blocks are in {place}, but its summary could not be written: {error}",
+            partial=partial(run, {}),
+        ) from error
+    dataset = partial(run, {})
+    return dataset.assign_attrs(_timing(run) | summary)
+
+
+def _close(run: Run) -> None:
+    """Note what is done, if that is possible."""
+    if run.store is not None:
+        try:
+            run.store.gather()
+        except Exception as error:  # a full disk: the blocks' own records are there
+            logger.warning("the manifest could not be brought up to date: %s", error)
+
+
+def _again(run: Run, how: str = "") -> str:
+    return "" if run.store is None else f"; the same call{how} goes on from there"
+
+
+def _timing(run: Run) -> dict[str, Any]:
+    return {
+        "solve_seconds": max(0.0, run.meter.seconds - run.meter.compile_seconds),
+        "compile_seconds": run.meter.compile_seconds,
+    }
+
+
+def _attributes(run: Run, about: dict[str, Any]) -> dict[str, Any]:
+    return about | run.extra | _timing(run)
+
+
+def _trial(job: Job, cluster: OnDask | None, meter: Meter) -> Trial | None:
+    if cluster is not None:
+        found = cluster.trial()
+    else:
+        try:
+            found = try_out(job, {})
+        except PySciMLError:
+            raise
+        except Exception as error:  # its block will fail too, and say so
+            logger.warning("the trial block failed: %s: %s", type(error).__name__, error)
+            found = None
+    if found is not None:
+        count = len(tried(job))
+        meter.compile_seconds += found.compile_seconds
+        logger.info("a trajectory takes %.3g s (tried among %d)", found.each, count)
+    return found
+
+
+def _lazily(
+    problem: Problem, sweep: Sweep, options: BatchOptions, where: Where, choose: Choose, engine: str
+) -> xr.Dataset:
+    for name, value in (("executor", where.executor), ("store", where.store)):
+        if value is not None:
+            raise ProblemError(
+                f"chunks= gives a Dataset that is computed later, by whatever Dask uses then: it goes without {name}=",
+                symbol=name,
+            )
+    from pysciml.ensemble.lazy import lazy
+
+    options = _with_seed(problem, options)
+    chosen, alg = choose(engine)
+    job = _job(problem, sweep, chosen, alg, options)
+    grid = read_chunks(sweep.dims, sweep.shape, where.chunks, largest_block(job))
+    about = describe(problem, sweep, job, chosen, identify(problem, sweep, job))
+    return lazy(problem.system, sweep, job, grid, about)
+
+
+def _job(problem: Problem, sweep: Sweep, engine: Engine, alg: str | None, options: BatchOptions) -> Job:
+    quiet = replace(options, solve=replace(options.solve, progress=False))
+    return Job(problem.system.model, engine.name, alg, problem.tspan, quiet, sweep.numbers)
+
+
+def _with_seed(problem: Problem, options: BatchOptions) -> BatchOptions:
+    """One seed for all processes, drawn here where none is given."""
+    if problem.system.kind != "sde" or options.solve.seed is not None:
+        return options
+    seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return replace(options, solve=replace(options.solve, seed=seed))
+
+
+def _digest(*arrays: Any) -> str:
+    found = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        found.update(repr((np.shape(array), str(np.asarray(array).dtype))).encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def identify(problem: Problem, sweep: Sweep, job: Job) -> dict[str, Any]:
+    """All that the numbers of a sweep depend on, by name, as JSON has it."""
+    model, solve = job.model, job.options.solve
+    varied = [[v.is_state, v.name, list(map(str, v.values.dims)), _digest(v.values.values)] for v in sweep.varied]
+    return {
+        "model": model.hash,
+        "variables": list(job.names),
+        "parameters": list(model.parameters),
+        "u0": _digest(problem.u0),
+        "p": _digest(problem.p),
+        "tspan": list(job.tspan),
+        "over": [list(sweep.dims), list(sweep.shape), varied],
+        "saveat": None if solve.saveat is None else _digest(solve.saveat),
+        "engine": job.engine,
+        "alg": job.algorithm,
+        "rtol": solve.rtol,
+        "atol": solve.atol,
+        "dt": solve.dt,
+        "max_steps": solve.max_steps,
+        "seed": solve.seed,
+        "device": solve.device,
+        "precision": solve.precision,
+    }
+
+
+def _compare(target: Target, manifest: Manifest, identity: dict[str, Any], sweep: Sweep, job: Job) -> None:
+    """Refuse to go on with another problem."""
+    there, here = manifest.identity, json.loads(json.dumps(identity))
+    different = [
+        f"{name} ({there.get(name)!r} there, {value!r} here)" if isinstance(value, (int, float, str)) else name
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+    if different:
+        raise ProblemError(
+            f"store: {target} holds another problem: it differs in {', '.join(different)}; "
+            "name another place, or make the calls the same",
+            symbol="store",
+        )
+    versions = manifest.about.get("versions")
+    now = _versions(job.engine)
+    if versions != now:
+        logger.warning("%s was begun with %s, and goes on with %s: last digits may differ", target, versions, now)
+
+
+def _versions(engine: str) -> str:
+    from pysciml.engines.base import registry
+
+    return (
+        f"pysciml {__version__}, {engine} {registry()[engine].version()}, numpy {np.__version__}, "
+        f"python {platform.python_version()}"
+    )
+
+
+def describe(problem: Problem, sweep: Sweep, job: Job, engine: Engine, identity: dict[str, Any]) -> dict[str, Any]:
+    """The attributes that say where the numbers come from: text, integers and floats."""
+    solve = job.options.solve
+    found: dict[str, Any] = {
+        "engine": engine.name,
+        "algorithm": job.algorithm or "",
+        "n_trajectories": sweep.size,
+        "model": problem.system.name,
+        "model_hash": job.model.hash,
+        "problem_hash": hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest(),
+        "pysciml_version": __version__,
+        "versions": _versions(engine.name),
+        "rtol": solve.rtol,
+        "atol": solve.atol,
+        "max_steps": solve.max_steps,
+        "device": solve.device,
+        "precision": solve.precision,
+    }
+    if solve.dt is not None:
+        found["dt"] = solve.dt
+    if solve.seed is not None:
+        found["seed"] = solve.seed
+    return found

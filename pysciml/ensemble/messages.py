@@ -1,0 +1,110 @@
+"""What goes from process to process: JSON and arrays, never pickled objects.
+
+A message is the length of a JSON header and of a body, the header, and the body: arrays as ``.npz``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from typing import IO, Any, Final
+
+import numpy as np
+
+from pysciml.engines.base import SolveOptions
+from pysciml.errors import UnsupportedError
+from pysciml.graph import EventSpec, Graph, Model, Network
+from pysciml.graph.networks import Call
+
+_LENGTH: Final = 16
+#: The arrays of a graph and of a model.
+_GRAPH: Final = ("op", "args", "const", "index")
+_MODEL: Final = ("differential", "diffusion_rows", "diffusion_cols")
+
+
+def send(stream: IO[bytes], header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """Write one message."""
+    text = json.dumps(header).encode()
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    body = buffer.getbuffer()
+    stream.write(f"{len(text):>{_LENGTH}}{len(body):>{_LENGTH}}".encode())
+    stream.write(text)
+    stream.write(body)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Read one message; None where the other side is gone."""
+    lengths = stream.read(2 * _LENGTH)
+    if len(lengths) < 2 * _LENGTH:
+        return None
+    text = stream.read(int(lengths[:_LENGTH]))
+    body = stream.read(int(lengths[_LENGTH:]))
+    with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+        return json.loads(text), dict(arrays)
+
+
+def pack_model(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A model as a message.
+
+    Raises
+    ------
+    UnsupportedError
+        If it contains another library's code, which cannot be sent as data.
+    """
+    graph = model.graph
+    for network in graph.networks:
+        if network.foreign is not None:
+            raise UnsupportedError(
+                f"the network {network.name} is {network.foreign.library} code, which other processes cannot be sent: "
+                "write it as pysciml.MLP, or solve in this process (workers=1, no executor)"
+            )
+    header = {
+        "model": {
+            "kind": model.kind,
+            "name": model.name,
+            "states": model.states,
+            "parameters": model.parameters,
+            "observed": model.observed,
+            "events": [asdict(event) for event in model.events],
+            "noise": model.noise,
+            "noise_type": model.noise_type,
+        },
+        "n_params": graph.n_params,
+        "networks": [asdict(network) for network in graph.networks],
+        "calls": [list(call) for call in graph.calls],
+        "outputs": list(graph.outputs),
+    }
+    arrays: dict[str, Any] = {name: getattr(graph, name) for name in _GRAPH}
+    arrays |= {name: getattr(model, name) for name in _MODEL}
+    return header, arrays | {f"output{i}": nodes for i, nodes in enumerate(graph.outputs.values())}
+
+
+def unpack_model(header: dict[str, Any], arrays: dict[str, Any]) -> Model:
+    """The model of a message."""
+    fields: dict[str, Any] = dict(header["model"])
+    graph = Graph(
+        *(arrays[name] for name in _GRAPH),
+        n_states=len(fields["states"]),
+        n_params=header["n_params"],
+        outputs={name: arrays[f"output{i}"] for i, name in enumerate(header["outputs"])},
+        networks=[_network(fields) for fields in header["networks"]],
+        calls=[Call(network, output, tuple(wrt)) for network, output, wrt in header["calls"]],
+    )
+    specs: list[dict[str, Any]] = [{**event, "targets": tuple(event["targets"])} for event in fields.pop("events")]
+    events = tuple(EventSpec(**spec) for spec in specs)
+    names = {key: tuple(fields.pop(key)) for key in ("states", "parameters", "observed", "noise")}
+    return Model(graph=graph, events=events, **{name: arrays[name] for name in _MODEL}, **names, **fields)
+
+
+def _network(fields: dict[str, Any]) -> Network:
+    given: dict[str, Any] = {**fields, "hidden": tuple(fields["hidden"])}
+    return Network(**given)
+
+
+def read_options(options: dict[str, Any], arrays: dict[str, Any]) -> SolveOptions:
+    """The options of a message."""
+    fields: dict[str, Any] = {**options, "saveat": arrays.get("saveat")}
+    return SolveOptions(**fields)

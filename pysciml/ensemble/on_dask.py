@@ -1,0 +1,275 @@
+"""Blocks on the workers of a Dask cluster.
+
+Blocks are submitted a few at a time, so that the scheduler never holds more than it can use. A block
+whose worker dies is begun again by the scheduler, elsewhere; one that raises is submitted again here.
+With a store, workers write what they have solved themselves and send back a few numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import queue
+import time
+import uuid
+from collections import deque
+from typing import Any, Final
+
+from pysciml.ensemble.driver import ClusterLostError, Run
+from pysciml.ensemble.grid import Grid
+from pysciml.ensemble.job import Given, Job, unpacked
+from pysciml.ensemble.store import MANIFEST, Record
+from pysciml.ensemble.target import Target
+from pysciml.ensemble.work import Report, Trial, solve_block, tried, try_out, writer_for
+from pysciml.errors import EngineUnavailableError, ProblemError, PySciMLError
+
+logger = logging.getLogger(__name__)
+
+#: Blocks submitted for each of the cluster's threads.
+_AHEAD: Final = 2
+#: Seconds between two looks at the cluster.
+_LOOK: Final = 1.0
+#: A block that has cost Dask its patience has killed this many times as much as one that raised.
+_KILLED: Final = 2.0
+
+
+class StoppedError(Exception):
+    """The run was ended by its client."""
+
+
+def read_client(executor: Any) -> Any:
+    """The client of ``executor=``.
+
+    Raises
+    ------
+    ProblemError, EngineUnavailableError
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise EngineUnavailableError('executor= needs dask: run `pip install "pysciml[dask]"`') from error
+    if not isinstance(executor, Client):
+        raise ProblemError(
+            f"executor must be a dask.distributed.Client, not {type(executor).__name__}", symbol="executor"
+        )
+    if executor.asynchronous:
+        raise ProblemError("executor: an asynchronous client cannot be waited for", symbol="executor")
+    if executor.status != "running":
+        raise ProblemError(f"executor: the client is {executor.status}", symbol="executor")
+    return executor
+
+
+class OnDask:
+    """One run on a cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    job : Job
+    """
+
+    def __init__(self, client: Any, job: Job) -> None:
+        self._client = client
+        self._job = job
+        self._name = f"pysciml-{uuid.uuid4().hex[:12]}"
+        # A task of its own, so that the scheduler can always send it again.
+        self._packed = client.submit(bytes, job.pack(), key=f"{self._name}-job")
+        self._starts: dict[int, int] = {}
+
+    def processes(self) -> int:
+        """How many blocks are solved at the same time (1 while there are no workers)."""
+        return max(1, sum(self._client.nthreads().values()))
+
+    def check(self, target: Target | None) -> None:
+        """See that a worker can do the work at all.
+
+        Raises
+        ------
+        PySciMLError
+            What stands in the way.
+        """
+        try:
+            self._client.submit(_prepare, self._packed, self._name, target, pure=False, retries=2).result()
+        except PySciMLError:
+            raise
+        except Exception as error:
+            raise PySciMLError(
+                f"a worker of the cluster cannot do the work: {type(error).__name__}: {error}"
+            ) from error
+
+    def trial(self) -> Trial | None:
+        """What a few trajectories take on a worker; None where they fail."""
+        given = self._job.given(tried(self._job))
+        try:
+            return self._client.submit(_try_out, self._packed, self._name, given, pure=False).result()
+        except Exception as error:  # its block will fail too, and say so
+            logger.warning("the trial block failed: %s: %s", type(error).__name__, error)
+            return None
+
+    def run(self, run: Run) -> None:
+        """Do all blocks that are missing."""
+        client = self._client
+        waiting = deque(run.missing())
+        ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        pending: dict[Any, int] = {}
+        store = run.store
+        where = None if store is None else (store.target, store.manifest.names, store.manifest.dims)
+        topic = f"{self._name}-starts"
+        client.subscribe_topic(topic, self._note_start)
+        width, looked, known = 0, 0.0, set[str]()
+        try:
+            while waiting or pending:
+                if time.monotonic() - looked > _LOOK:
+                    looked = time.monotonic()
+                    threads = self._threads()
+                    width = _AHEAD * max(1, sum(threads.values()))
+                    self._look(run, known, set(threads))
+                while waiting and len(pending) < width:
+                    number = waiting.popleft()
+                    future = client.submit(
+                        _solve_block,
+                        self._packed,
+                        self._name,
+                        run.grid,
+                        number,
+                        where,
+                        self._job.given(run.grid.trajectories(run.grid.box(number))),
+                        topic,
+                        key=f"{self._name}-block-{number}-{int(100 * run.failures.get(number, 0))}",
+                        pure=False,
+                    )
+                    pending[future] = number
+                    future.add_done_callback(ended.put)
+                try:
+                    future = ended.get(timeout=_LOOK)
+                except queue.Empty:
+                    continue
+                number = pending.pop(future)
+                if self._finish(run, number, future):
+                    waiting.append(number)
+                run.meter.retries += self._begun_again(number)
+        except BaseException:
+            self._stop(list(pending))
+            raise
+        finally:
+            if client.status == "running":
+                client.unsubscribe_topic(topic)
+
+    def _finish(self, run: Run, number: int, future: Any) -> bool:
+        """Take a block's outcome: whether it is to be submitted again."""
+        from distributed import KilledWorker
+
+        status = future.status
+        if status == "finished":
+            try:
+                report = future.result()
+            except Exception as error:
+                return self._failed(run, number, error)
+            run.take(report)
+            return False
+        if status == "error":
+            error = future.exception()
+            return run.fail(number, error, _KILLED if isinstance(error, KilledWorker) else 1.0)
+        return self._failed(run, number, RuntimeError(f"the block was {status}"))
+
+    def _failed(self, run: Run, number: int, error: BaseException) -> bool:
+        self._alive()
+        return run.fail(number, error)
+
+    def _alive(self) -> None:
+        if self._client.status != "running":
+            raise ClusterLostError(f"the scheduler was lost (the client is {self._client.status})")
+
+    def _threads(self) -> dict[str, int]:
+        """The cluster's workers and their threads."""
+        try:
+            return self._client.nthreads()
+        except Exception as error:
+            raise ClusterLostError(f"the scheduler does not answer: {type(error).__name__}: {error}") from error
+
+    def _look(self, run: Run, known: set[str], now: set[str]) -> None:
+        for address in sorted(known - now):
+            run.meter.workers_lost += 1
+            logger.warning("lost the worker %s", address, extra={"pysciml": {"worker": address}})
+        if not now:
+            run.meter.say("no workers; waiting for one")
+        known.clear()
+        known |= now
+
+    def _note_start(self, event: Any) -> None:
+        """A worker has begun a block (called by the client, for each event)."""
+        _, message = event
+        number = int(message["block"])
+        self._starts[number] = self._starts.get(number, 0) + 1
+        logger.debug("block %d begun", number, extra={"pysciml": message})
+
+    def _begun_again(self, number: int) -> int:
+        """How often the scheduler began a block again."""
+        return max(0, self._starts.pop(number, 1) - 1)
+
+    def _stop(self, futures: list[Any]) -> None:
+        """Take back what was submitted, and let workers end what they are at."""
+        if self._client.status != "running":
+            return
+        try:
+            self._client.cancel(futures, force=True)
+            self._client.run(_stop, self._name, on_error="ignore")
+        except Exception as error:
+            logger.warning("could not stop the workers: %s: %s", type(error).__name__, error)
+
+    def close(self) -> None:
+        """Let go of the job."""
+        self._packed.release()
+
+
+# -- on the workers ----------------------------------------------------------------------------------
+
+_stopped: set[str] = set()
+
+
+def _stop(name: str) -> None:
+    _stopped.add(name)
+
+
+def _job(packed: bytes, name: str) -> Job:
+    return unpacked(packed, name)
+
+
+def _prepare(packed: bytes, name: str, target: Target | None) -> None:
+    _job(packed, name).prepare()
+    if target is not None and target.read(MANIFEST) is None:
+        raise PySciMLError(
+            f"a worker (on {platform.node()}) does not see {target}: "
+            "workers write results themselves, so that the store must be on a file system (or object store) they share"
+        )
+
+
+def _try_out(packed: bytes, name: str, given: Given) -> Trial:
+    return try_out(_job(packed, name), given)
+
+
+def _solve_block(
+    packed: bytes,
+    name: str,
+    grid: Grid,
+    number: int,
+    where: tuple[Target, tuple[str, ...], tuple[str, ...]] | None,
+    given: Given,
+    topic: str,
+) -> Report:
+    from distributed import get_worker
+
+    def check() -> None:
+        if name in _stopped:
+            raise StoppedError("the run was ended")
+
+    check()
+    get_worker().log_event(topic, {"block": number, "process": os.getpid()})
+    writer = None
+    if where is not None:
+        writer = writer_for(name, *where, grid)
+        record: Record | None = writer.written(number)
+        if record is not None:  # its worker died after it had written all
+            return Report(number, len(grid.trajectories(grid.box(number))), 0.0, 0.0, 0.0, record, None, None, "", {})
+    return solve_block(_job(packed, name), grid, number, writer, given, check=check)
