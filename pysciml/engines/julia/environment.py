@@ -59,18 +59,30 @@ def fingerprint() -> str:
 
 def home() -> Path:
     """The folder of the environment that `pysciml julia setup` makes (``$PYSCIML_JULIA_HOME``)."""
-    given = os.environ.get("PYSCIML_JULIA_HOME")
-    return Path(given) if given else Path(sys.prefix) / "share" / "pysciml" / "julia"
+    return Path(os.environ.get("PYSCIML_JULIA_HOME") or f"{sys.prefix}/share/pysciml/julia")
 
 
 def find() -> Environment | str:
     """The environment to start, or one sentence that says what is missing and what mends it."""
-    if "juliacall" not in sys.modules and importlib.util.find_spec("juliacall") is None:
+    if not _has_juliacall():
         return "juliacall is not installed: python -m pip install juliacall"
     executable, project = named("EXE"), named("PROJECT")
     if executable[1] and project[1]:
         return _given(executable, project)
     return _set_up()
+
+
+_FOUND: Final[set[str]] = set()
+
+
+def _has_juliacall() -> bool:
+    """Whether juliacall is installed; looked for until found, since every automatic choice of engine asks."""
+    if "juliacall" in _FOUND:
+        return True
+    if "juliacall" in sys.modules or importlib.util.find_spec("juliacall") is not None:
+        _FOUND.add("juliacall")
+        return True
+    return False
 
 
 def named(what: str) -> tuple[str, str]:
@@ -95,13 +107,14 @@ def _given(named_executable: tuple[str, str], named_project: tuple[str, str]) ->
 
 
 def _set_up() -> Environment | str:
-    path = home() / MARKER
+    folder = home()
+    path = folder / MARKER
     try:
         marker: Any = json.loads(path.read_text(encoding="utf-8"))
         found = Environment(str(marker["executable"]), str(marker["project"]), str(marker["julia"]))
         made_for = str(marker["fingerprint"])
     except FileNotFoundError:
-        if home().is_dir():
+        if folder.is_dir():
             return f"the setup of Julia was not finished: run `{SETUP}` again, it goes on where it stopped"
         return f"Julia is not set up: run `{SETUP}`"
     except (OSError, ValueError, KeyError, TypeError):
