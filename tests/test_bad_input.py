@@ -586,6 +586,11 @@ def test_an_unknown_algorithm_names_those_there_are(engine):
     assert (error.engine, error.algorithm) == ("fake", "Tsit6")
 
 
+def test_a_misspelt_algorithm_or_engine_is_guessed(engine):
+    check(lambda: ps.solve(problem, "rk4", engine="fake"), UnsupportedError, ["did you mean 'RK4'?"])
+    check(lambda: ps.solve(problem, engine="Fake"), UnsupportedError, ["no engine 'Fake'", "did you mean 'fake'?"])
+
+
 def test_an_unknown_algorithm_names_the_engines_that_have_it(monkeypatch):
     class Other(FakeEngine):
         def algorithms(self):

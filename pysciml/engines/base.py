@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -203,13 +205,20 @@ class Engine(abc.ABC):
         elsewhere = (
             f"{algorithm} is available with engine={' or engine='.join(map(repr, others))}"
             if others
-            else "no registered engine has it"
+            else f"no registered engine has it{_meant(algorithm, known)}"
         )
         raise UnsupportedError(
             f"the {self.name} engine has no algorithm {algorithm!r}: it has {', '.join(known)}; {elsewhere}",
             engine=self.name,
             algorithm=algorithm,
         )
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """What a misspelt name was meant to be, as the end of a message."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 class _Broken(Engine):
@@ -279,7 +288,9 @@ def get(name: str) -> Engine:
     engine = registry().get(name)
     if engine is None:
         raise UnsupportedError(
-            f"there is no engine {name!r}: choose from 'auto', " + ", ".join(map(repr, sorted(registry()))),
+            f"there is no engine {name!r}: choose from 'auto', "
+            + ", ".join(map(repr, sorted(registry())))
+            + _meant(name, [*registry(), "auto"]),
             engine=name,
         )
     reason = engine.unavailable()
