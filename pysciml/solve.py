@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -155,8 +156,22 @@ def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", prec
             else:
                 return candidate
         refusals.append(f"{name}: {reason}")
+    refusals += _not_ready(model, alg)
     raise UnsupportedError(
         f"no engine here solves {model.name!r} ({model.kind}{'' if alg is None else f', {alg}'}):\n  "
         + "\n  ".join(refusals),
         algorithm=alg,
     )
+
+
+def _not_ready(model: Model, alg: str | None) -> list[str]:
+    """What to say of engines that could solve a model, were they installed."""
+    found: list[str] = []
+    for name in sorted(set(base.registry()) - set(base.automatic_order())):
+        candidate = base.registry()[name]
+        reason = candidate.unavailable()
+        if reason is not None:
+            with contextlib.suppress(UnsupportedError, EngineUnavailableError):
+                candidate.check(model, alg)
+                found.append(f"{name}: solves it, but is not ready. {reason}")
+    return found

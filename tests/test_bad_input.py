@@ -591,6 +591,18 @@ def test_a_misspelt_algorithm_or_engine_is_guessed(engine):
     check(lambda: ps.solve(problem, engine="Fake"), UnsupportedError, ["no engine 'Fake'", "did you mean 'fake'?"])
 
 
+def test_an_engine_that_would_solve_it_is_named_with_what_it_needs(monkeypatch):
+    julia = FakeEngine("julia")
+    julia.kinds, julia.reason = ("dde",), "Julia is not set up: run `pysciml julia setup`"
+    delayed = System([Eq(D(x), -x.subs(ps.t, ps.t - 1))])
+    with only(monkeypatch, FakeEngine(), julia):
+        check(
+            lambda: ps.solve(Problem(delayed, {x: 1}, (0, 1))),
+            UnsupportedError,
+            ["fake: the fake engine solves no dde", "julia: solves it, but is not ready", "pysciml julia setup"],
+        )
+
+
 def test_an_unknown_algorithm_names_the_engines_that_have_it(monkeypatch):
     class Other(FakeEngine):
         def algorithms(self):
