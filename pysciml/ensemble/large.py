@@ -74,7 +74,12 @@ def solve_large(
     meter = Meter(problem.system.name, 0, sweep.size, show=options.solve.progress)
     cluster = None if client is None else OnDask(client, job)
     try:
-        run = _set_up(problem, sweep, job, where, target, manifest, identity, about, cluster, meter)
+        try:
+            run = _set_up(problem, sweep, job, where, target, manifest, identity, about, cluster, meter)
+        except OSError as error:
+            if target is None:
+                raise
+            raise ProblemError(f"store: {target} cannot be used: {error}", symbol="store") from error
         return _carry_out(problem, run, cluster, client, about)
     finally:
         if cluster is not None:
