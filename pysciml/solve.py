@@ -140,6 +140,7 @@ def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", prec
         engine = os.environ.get("PYSCIML_ENGINE") or "auto"
     if engine != "auto":
         chosen = base.get(engine)
+        chosen.check_fields(model)
         chosen.check(model, alg)
         chosen.check_place(device, precision)
         return chosen
@@ -149,6 +150,7 @@ def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", prec
         reason = candidate.unavailable()
         if reason is None:
             try:
+                candidate.check_fields(model)
                 candidate.check(model, alg)
                 candidate.check_place(device, precision)
             except (UnsupportedError, EngineUnavailableError) as error:

@@ -126,6 +126,8 @@ class Engine(abc.ABC):
     name: ClassVar[str]
     #: Kinds of system it solves.
     kinds: ClassVar[tuple[str, ...]]
+    #: Whether it solves partial differential equations, whose graphs have array nodes (`graph.fields`).
+    solves_fields: ClassVar[bool] = False
     #: Where it can compute, and in what arithmetic; the first is the default.
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     precisions: ClassVar[tuple[str, ...]] = ("float64",)
@@ -193,6 +195,16 @@ class Engine(abc.ABC):
             elsewhere = f"engine={' or engine='.join(others)} has it" if others else "no registered engine has it"
             raise UnsupportedError(
                 f"the {self.name} engine has no {what} {asked!r}, only {', '.join(map(repr, mine))}; {elsewhere}",
+                engine=self.name,
+            )
+
+    def check_fields(self, model: Model) -> None:
+        """Raise for a partial differential equation where the engine solves none."""
+        if model.fields and not self.solves_fields:
+            others = [name for name, engine in registry().items() if engine.solves_fields]
+            raise UnsupportedError(
+                f"the {self.name} engine does not solve partial differential equations ({model.name!r} is one): "
+                f"{' and '.join(others)} can",
                 engine=self.name,
             )
 

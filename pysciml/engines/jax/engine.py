@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, SolveOptions, registry
 from pysciml.engines.jax.algorithms import ALGORITHMS, ALIASES, Algorithm
+from pysciml.engines.jax.fields.methods import FIELD_METHODS, check_fields
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model, ops
 
@@ -33,6 +34,7 @@ class JaxEngine(Engine):
 
     name: ClassVar[str] = "jax"
     kinds: ClassVar[tuple[str, ...]] = ("ode", "sde")
+    solves_fields: ClassVar[bool] = True
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     precisions: ClassVar[tuple[str, ...]] = ("float64", "float32")
 
@@ -52,7 +54,7 @@ class JaxEngine(Engine):
 
     def algorithms(self) -> dict[str, str]:
         """See `Engine.algorithms`."""
-        listed = {name: algorithm.about for name, algorithm in ALGORITHMS.items()}
+        listed = {name: algorithm.about for name, algorithm in ALGORITHMS.items()} | FIELD_METHODS
         return listed | {alias: f"another name of {name}" for alias, name in ALIASES.items()}
 
     def check(self, model: Model, algorithm: str | None) -> None:
@@ -69,6 +71,9 @@ class JaxEngine(Engine):
                 algorithm=algorithm,
             )
         self.check_algorithm(algorithm)
+        if model.fields:
+            check_fields(model, algorithm)
+            return
         lacking = sorted(ops.OPS[code].name for code in model.graph.used_ops() & _NO_OPS)
         if lacking:
             raise UnsupportedError(
@@ -96,6 +101,13 @@ class JaxEngine(Engine):
 
     def _check_fit(self, model: Model, name: str) -> None:
         """Raise for a method that is not for this kind of equation or noise."""
+        if name in FIELD_METHODS:
+            raise UnsupportedError(
+                f"{name} is a method for partial differential equations here, and {model.name!r} is {_KINDS[model.kind]}: "
+                "the native engine has QNDF for those",
+                engine=self.name,
+                algorithm=name,
+            )
         algorithm = ALGORITHMS[ALIASES.get(name, name)]
         if algorithm.kind != model.kind:
             fitting = ", ".join(n for n, a in ALGORITHMS.items() if a.kind == model.kind)
@@ -130,6 +142,10 @@ class JaxEngine(Engine):
         options: SolveOptions,
     ) -> RawSolution:
         """See `Engine.solve`."""
+        if model.fields:
+            from pysciml.engines.jax.fields.run import solve as solve_fields
+
+            return solve_fields(model, u0, p, tspan, ALIASES.get(algorithm or "", algorithm), options)
         from pysciml.engines.jax.single import solve
 
         return solve(model, u0, p, tspan, choose(model, algorithm), _stepping(model, algorithm, tspan, options))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pysciml.engines.jax import network as networks
 from pysciml.engines.jax.guard import guarded
 from pysciml.graph import Graph, ops
+from pysciml.graph.fields import FieldGraph
 
 #: ``function(t, y, p) -> values``: t scalar, y (n_states,), p (n_params,).
 Function = Callable[[Any, Any, Any], Any]
@@ -94,6 +95,10 @@ FUNCTIONS: Final[dict[int, Callable[..., Any]]] = {
 
 def lower(graph: Graph, name: str) -> Function:
     """A JAX function of ``(t, y, p)`` that returns the named output, shape (n_out,)."""
+    if isinstance(graph, FieldGraph):
+        from pysciml.engines.jax.fields.lower import lower_fields
+
+        return lower_fields(graph, name)
     graph = guarded(graph)
     outputs = graph.outputs[name]
     if len(outputs) == 0:

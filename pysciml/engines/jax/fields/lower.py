@@ -1,0 +1,101 @@
+"""From a graph of fields to a JAX function, one array operation a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pysciml.engines.jax.lower import FUNCTIONS, Function
+from pysciml.graph import array_ops as ao
+from pysciml.graph import ops
+from pysciml.graph.field_program import fourier_multiplier
+from pysciml.graph.fields import FieldGraph
+
+#: What of the elementwise operations JAX evaluates.
+ELEMENTWISE: Final = frozenset(FUNCTIONS)
+
+
+def apply_along(matrix: Any, x: Any, axis: int) -> Any:
+    """A matrix times every line along an axis."""
+    return jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis)), 0, axis)
+
+
+def _along(values: Any, axis: int, ndim: int) -> Any:
+    return jnp.asarray(values).reshape([-1 if k == axis else 1 for k in range(ndim)])
+
+
+def array_op(code: int, args: Sequence[Any], attribute: tuple[int, ...], tables: Sequence[Any]) -> Any:
+    """One of the operations of `array_ops`."""
+    x, axis = args[0], attribute[0]
+    if code == ao.SLICE:
+        return jax.lax.slice_in_dim(x, attribute[1], attribute[1] + attribute[2], axis=axis)
+    if code == ao.JOIN:
+        return jnp.concatenate(args, axis=axis)
+    if code == ao.TOTAL:
+        return jnp.sum(x, axis=axis, keepdims=True)
+    if code == ao.LARGEST:
+        return jnp.max(x, axis=axis, keepdims=True)
+    if code == ao.APPLY:
+        return apply_along(jnp.asarray(tables[attribute[1]], dtype=x.dtype), x, axis)
+    n = x.shape[axis]
+    modes = jnp.fft.rfft(x, axis=axis)
+    multiplier = jnp.asarray(fourier_multiplier(n, attribute[1]), dtype=modes.dtype)
+    return jnp.fft.irfft(modes * _along(multiplier, axis, x.ndim), n=n, axis=axis)
+
+
+def evaluator(graph: FieldGraph, name: str) -> Callable[[Any, Sequence[Any], Any], list[Any]]:
+    """A function of ``(t, fields, p)`` that returns the arrays of a named output."""
+    wanted = graph.outputs[name].tolist()
+    nodes = np.flatnonzero(graph.reachable(graph.outputs[name])).tolist()
+
+    def function(t: Any, fields: Sequence[Any], p: Any) -> list[Any]:
+        dtype = jnp.result_type(fields[0])
+        values: dict[int, Any] = {}
+        for node in nodes:
+            code, k = int(graph.op[node]), int(graph.index[node])
+            args = [values[a] for a in graph.args[node].tolist() if a >= 0]
+            if code == ops.CONST:
+                value: Any = jnp.asarray(graph.const[node], dtype=dtype)
+            elif code == ops.TIME:
+                value = jnp.asarray(t, dtype=dtype)
+            elif code == ops.PARAM:
+                value = p[k]
+            elif code == ao.FIELD:
+                value = fields[k]
+            elif code == ao.TABLE:
+                value = jnp.asarray(graph.tables[k], dtype=dtype)
+            elif code in ao.ARRAY_OPS:
+                value = array_op(code, args, graph.attributes[k], graph.tables)
+            else:
+                value = FUNCTIONS[code](*args)
+            values[node] = value
+        return [values[node] for node in wanted]
+
+    return function
+
+
+def split(graph: FieldGraph, y: Any) -> list[Any]:
+    """The fields of a state vector."""
+    sizes = [int(np.prod(shape)) for shape in graph.fields]
+    return [
+        jax.lax.slice_in_dim(y, offset, offset + size).reshape(shape)
+        for offset, size, shape in zip(graph.offsets, sizes, graph.fields, strict=False)
+    ]
+
+
+def lower_fields(graph: FieldGraph, name: str) -> Function:
+    """A JAX function of ``(t, y, p)`` that returns the named output as one vector."""
+    evaluate = evaluator(graph, name)
+    shapes = list(graph.fields) if name == "rhs" else [graph.shapes[n] for n in graph.outputs[name].tolist()]
+
+    def function(t: Any, y: Any, p: Any) -> Any:
+        found = evaluate(t, split(graph, y), p)
+        if not found:
+            return jnp.zeros(0, dtype=jnp.result_type(y))
+        return jnp.concatenate([jnp.broadcast_to(a, shape).ravel() for a, shape in zip(found, shapes, strict=True)])
+
+    return function

@@ -1,0 +1,42 @@
+"""What the engine has for partial differential equations, known without JAX."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pysciml.engines.jax.algorithms import ALGORITHMS, ALIASES
+from pysciml.errors import UnsupportedError
+from pysciml.graph import Model, ops
+from pysciml.graph import array_ops as ao
+
+#: Methods that only partial differential equations are solved with.
+FIELD_METHODS: Final = {
+    "QNDF": "stiff, partial differential equations only: NDF, order 1 to 5, with a preconditioned Krylov method "
+    "(Shampine & Reichelt 1997)",
+    "ETDRK4": "partial differential equations on periodic domains only: exponential Runge-Kutta, order 4, fixed step dt "
+    "(Cox & Matthews 2002, Kassam & Trefethen 2005)",
+}
+_LACKING: Final = frozenset({ops.BESSELJ, ops.BESSELY, ops.BESSELI, ops.BESSELK, ops.HISTORY})
+
+
+def check_fields(model: Model, algorithm: str | None) -> None:
+    """Raise `UnsupportedError` for what the engine cannot do with a partial differential equation."""
+    lacking = sorted(ao.describe(code).name for code in model.graph.used_ops() & _LACKING)
+    if lacking:
+        raise UnsupportedError(
+            f"the jax engine cannot evaluate {', '.join(lacking)} (in the equations of {model.name!r})",
+            engine="jax",
+            algorithm=algorithm,
+        )
+    if algorithm is None or algorithm in FIELD_METHODS:
+        return
+    row = ALGORITHMS[ALIASES.get(algorithm, algorithm)]
+    if row.kind != "ode" or row.family == "implicit":
+        what = "factorizes a full matrix" if row.kind == "ode" else "is for stochastic equations"
+        explicit = [n for n, a in ALGORITHMS.items() if a.kind == "ode" and a.family != "implicit"]
+        raise UnsupportedError(
+            f"{algorithm} {what}: for partial differential equations the jax engine has {', '.join(FIELD_METHODS)}, "
+            f"{', '.join(explicit)}",
+            engine="jax",
+            algorithm=algorithm,
+        )
