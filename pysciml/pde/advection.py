@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sympy as sp
 
+from pysciml.errors import UnsupportedError
 from pysciml.graph import ops
 from pysciml.graph.field_builder import FieldBuilder
 
@@ -33,14 +34,10 @@ def rate(low: Lowering, state: int, expr: Any) -> int:
     """A right-hand side, term by term."""
     b = low.b
     expanded = sp.expand_mul(expr, deep=False)
-    terms = []
-    for term in sp.Add.make_args(expanded):
-        terms.append(_term(low, state, term))
-    return b.sum(terms)
+    return b.sum([_term(low, state, term) for term in sp.Add.make_args(expanded)])
 
 
 def _term(low: Lowering, state: int, term: Any) -> int:
-    b = low.b
     factors = list(sp.Mul.make_args(term))
     slopes = [f for f in factors if isinstance(f, sp.Derivative) and _first_order(low, f)]
     if len(slopes) != 1 or sum(f.has(sp.Derivative) for f in factors) != 1:
@@ -108,7 +105,7 @@ def _one_sided(low: Lowering, differences: Sequence[int], direction: int, width:
     if low.scheme == "weno":
         further = differences[width + 1] if direction > 0 else differences[width - 2]
         return _weno5(b, [near[2], near[1], near[0], beyond, further])
-    weights = {1: (0.0, 1.0), 2: (0.0, 1.5, -0.5), 3: (1 / 3, 5 / 6, -1 / 6)}[low.order]
+    weights = _UPWIND[low.order]
     return _combination(b, weights, [beyond, *near])
 
 
@@ -175,8 +172,6 @@ def _flux(low: Lowering, state: int, flux: Any, number: int) -> int:
     difference = b.sub(b.slice(total, number, 1, axis.n), b.slice(total, number, 0, axis.n))
     if axis.uniform:
         return b.mul(b.constant(-1 / axis.h), difference)
-    from pysciml.errors import UnsupportedError
-
     raise UnsupportedError(f"scheme={low.scheme!r} needs cells of one width in {axis.name}")
 
 

@@ -448,7 +448,4 @@ def _merged(steps: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _has_space_derivative(expr: Any, system: PDESystem, number: int) -> bool:
     coordinate = system.coordinates[number]
-    for atom in expr.atoms(sp.Derivative):
-        if any(v == coordinate for v, _ in atom.variable_count):
-            return True
-    return False
+    return any(coordinate in atom.variables for atom in expr.atoms(sp.Derivative))

@@ -236,7 +236,7 @@ class PDESystem:
                     sides = read_boundary(given, x, f)
                 for side, which in zip(sides or (), ("lower", "upper"), strict=False):
                     for expr in (side.a, side.b, side.value):
-                        wrong = [a for a in expr.atoms(AppliedUndef)] + ([x] if x in expr.free_symbols else [])
+                        wrong = list(expr.atoms(AppliedUndef)) + ([x] if x in expr.free_symbols else [])
                         if wrong:
                             raise ModelError(
                                 f"boundary of {name} in {x}, {which} end: {expr} has {wrong[0]}: conditions may depend "

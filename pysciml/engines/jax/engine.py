@@ -103,8 +103,8 @@ class JaxEngine(Engine):
         """Raise for a method that is not for this kind of equation or noise."""
         if name in FIELD_METHODS:
             raise UnsupportedError(
-                f"{name} is a method for partial differential equations here, and {model.name!r} is {_KINDS[model.kind]}: "
-                "the native engine has QNDF for those",
+                f"{name} is a method for partial differential equations here, and {model.name!r} is "
+                f"{_KINDS[model.kind]}: the native engine has QNDF for those",
                 engine=self.name,
                 algorithm=name,
             )

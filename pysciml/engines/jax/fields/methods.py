@@ -13,8 +13,8 @@ from pysciml.graph import array_ops as ao
 FIELD_METHODS: Final = {
     "QNDF": "stiff, partial differential equations only: NDF, order 1 to 5, with a preconditioned Krylov method "
     "(Shampine & Reichelt 1997)",
-    "ETDRK4": "partial differential equations on periodic domains only: exponential Runge-Kutta, order 4, fixed step dt "
-    "(Cox & Matthews 2002, Kassam & Trefethen 2005)",
+    "ETDRK4": "partial differential equations on periodic domains only: exponential Runge-Kutta, order 4, fixed "
+    "step dt (Cox & Matthews 2002, Kassam & Trefethen 2005)",
 }
 _LACKING: Final = frozenset({ops.BESSELJ, ops.BESSELY, ops.BESSELI, ops.BESSELK, ops.HISTORY})
 

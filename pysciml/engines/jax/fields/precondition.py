@@ -213,6 +213,7 @@ def make_modes(graph: FieldGraph, every: list[list[Array]]) -> tuple[Modes, bool
     shared = len(set(graph.fields)) == 1 and _same_directions(every)
     transforms: list[list[AxisModes]] = []
     eigenvalues: list[Any] = []
+    firsts: list[Any] = []
     for field, row in enumerate(every):
         pairs: list[tuple[AxisModes, np.ndarray[Any, Any]]] = []
         for axis, matrix in enumerate(row):
