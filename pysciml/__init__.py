@@ -20,11 +20,21 @@ from pysciml.solve import solve
 from pysciml.symbolic import MLP, D, Eq, Event, Network, System, brownian, load, parameters, t, variables
 
 if TYPE_CHECKING:
-    from pysciml import plot, testing
+    from pysciml import neural, plot, testing
     from pysciml.comparing import compare
     from pysciml.ensemble import solve_ensemble
     from pysciml.fitting import fit
     from pysciml.gradients import gradient
+    from pysciml.neural.regularizers import (
+        ErrorEstimate,
+        JacobianNorm,
+        KineticEnergy,
+        LocalErrorEstimate,
+        LocalStiffnessEstimate,
+        RandomEndTime,
+        StiffnessEstimate,
+        TaylorDerivative,
+    )
     from pysciml.pde import (
         Dirichlet,
         Neumann,
@@ -45,8 +55,22 @@ _LAZY = {
     "compare": ("pysciml.comparing", "compare"),
     "fit": ("pysciml.fitting", "fit"),
     "gradient": ("pysciml.gradients", "gradient"),
+    "neural": ("pysciml.neural", None),
     "plot": ("pysciml.plot", None),
     "testing": ("pysciml.testing", None),
+    **{
+        name: ("pysciml.neural.regularizers", name)
+        for name in (
+            "ErrorEstimate",
+            "JacobianNorm",
+            "KineticEnergy",
+            "LocalErrorEstimate",
+            "LocalStiffnessEstimate",
+            "RandomEndTime",
+            "StiffnessEstimate",
+            "TaylorDerivative",
+        )
+    },
     "solve_ensemble": ("pysciml.ensemble", "solve_ensemble"),
     **{
         name: ("pysciml.pde", name)
@@ -63,7 +87,12 @@ __all__ = [
     "Dirichlet",
     "EngineUnavailableError",
     "Eq",
+    "ErrorEstimate",
     "Event",
+    "JacobianNorm",
+    "KineticEnergy",
+    "LocalErrorEstimate",
+    "LocalStiffnessEstimate",
     "ModelError",
     "Network",
     "Neumann",
@@ -72,9 +101,12 @@ __all__ = [
     "Problem",
     "ProblemError",
     "PySciMLError",
+    "RandomEndTime",
     "Robin",
     "SolverError",
+    "StiffnessEstimate",
     "System",
+    "TaylorDerivative",
     "UnsupportedError",
     "__version__",
     "brownian",
@@ -90,6 +122,7 @@ __all__ = [
     "integral",
     "laplacian",
     "load",
+    "neural",
     "parameters",
     "plot",
     "solve",
