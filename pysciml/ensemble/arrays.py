@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
@@ -188,11 +189,9 @@ class Arrays:
         _consolidate(self.target)
 
 
-def open_dataset(target: Target, names: tuple[str, ...]) -> xr.Dataset:
+def open_dataset(target: Target, names: tuple[str, ...], *, with_dask: bool) -> xr.Dataset:
     """What there is of a sweep, read from the store when it is used; ``names`` is the order of variables."""
-    from importlib.util import find_spec
-
-    chunks = {} if find_spec("dask") is not None else None
+    chunks = {} if with_dask and find_spec("dask") is not None else None
     dataset = xr.open_zarr(target.zarr(read_only=True), chunks=chunks)
     texts = [name for name in (RETCODE, ERROR) if name in dataset]
     dataset = dataset[[*names, *texts]]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
-
-import xarray as xr
 
 from pysciml.ensemble.grid import Grid
 from pysciml.ensemble.held import Held
@@ -90,7 +87,7 @@ class Run:
         """
         text = f"{type(error).__name__}: {error}"
         self.failures[number] = self.failures.get(number, 0.0) + weight
-        again = self.failures[number] <= self.retries
+        again = self.failures[number] < self.retries + 1
         if isinstance(error, StorageError):
             # What cannot be stored is no failure of the block: the numbers are right, and not lost if the run ends.
             text = str(error)
@@ -126,11 +123,3 @@ class Run:
                 else:
                     self.take(report)
                 break
-
-
-def partial(run: Run, attrs: dict[str, Any]) -> xr.Dataset:
-    """What there is."""
-    if run.store is not None:
-        return run.store.dataset()
-    assert run.held is not None
-    return run.held.dataset(attrs)

@@ -110,8 +110,9 @@ def solve_ensemble(
     block_size : int, optional
         Trajectories in a block; this is then not tried out.
     retries : int, default 3
-        How often a block that fails is begun again. One that always fails is NaN, with the return
-        code ``"Failure"`` and the reason in the variable ``error``; the rest goes on.
+        How often a block that fails is begun again (losing its worker counts half, as the fault may
+        be the machine's). One that always fails is NaN, with the return code ``"Failure"`` and the
+        reason in the variable ``error``; the rest goes on.
 
     Returns
     -------

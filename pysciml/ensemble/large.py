@@ -16,7 +16,7 @@ import xarray as xr
 from pysciml._version import __version__
 from pysciml.engines.base import Engine
 from pysciml.engines.batch import BatchOptions
-from pysciml.ensemble.driver import ClusterLostError, Run, StoreError, partial
+from pysciml.ensemble.driver import ClusterLostError, Run, StoreError
 from pysciml.ensemble.grid import read_chunks
 from pysciml.ensemble.held import Held
 from pysciml.ensemble.job import Job
@@ -80,7 +80,7 @@ def solve_large(
             if target is None:
                 raise
             raise ProblemError(f"store: {target} cannot be used: {error}", symbol="store") from error
-        return _carry_out(problem, run, cluster, client, about)
+        return _carry_out(run, cluster, client, about)
     finally:
         if cluster is not None:
             cluster.close()
@@ -143,65 +143,59 @@ def _made(target: Target) -> bool:
     return is_complete(target)
 
 
-def _carry_out(problem: Problem, run: Run, cluster: OnDask | None, client: Any, about: dict[str, Any]) -> xr.Dataset:
-    meter, place = run.meter, "memory" if run.store is None else str(run.store.target)
+def _carry_out(run: Run, cluster: OnDask | None, client: Any, about: dict[str, Any]) -> xr.Dataset:
+    """Do what is missing."""
+    meter = run.meter
     if cluster is not None and getattr(client, "dashboard_link", None):
         meter.say(f"dashboard {client.dashboard_link}")
-    name = problem.system.name
-
-    def so_far() -> str:
-        return f"{meter.done} of {meter.blocks} blocks are in {place}"
-
     try:
         if cluster is None:
             run.here()
         else:
             cluster.run(run)
     except KeyboardInterrupt as interruption:
-        _close(run)
-        raise SolveInterrupted(
-            f"{name}: interrupted; {so_far()}; .partial holds them" + _again(run),
-            partial=partial(run, _attributes(run, about)),
-            retcode="Interrupted",
-        ) from interruption
+        raise _ended(SolveInterrupted, "interrupted", run, about, retcode="Interrupted") from interruption
     except StoreError as failure:
-        _close(run)
-        raise SolverError(
-            f"{name}: results can no longer be stored: {failure}; {so_far()}; nothing that was stored is lost"
-            + _again(run),
-            partial=partial(run, _attributes(run, about)),
-        ) from failure
+        raise _ended(SolverError, f"results can no longer be stored: {failure}", run, about) from failure
     except ClusterLostError as loss:
-        _close(run)
-        raise SolverError(
-            f"{name}: {loss}; {so_far()}; .partial holds them" + _again(run, " with a new client"),
-            partial=partial(run, _attributes(run, about)),
-        ) from loss
+        raise _ended(SolverError, str(loss), run, about, " with a new client") from loss
     summary = meter.finish()
     if run.store is None:
-        return partial(run, _attributes(run, about) | summary)
+        assert run.held is not None
+        return run.held.dataset(_attributes(run, about) | summary)
     try:
         run.store.finish(summary)
-    except OSError as error:
-        raise SolverError(
-            f"{name}: all blocks are in {place}, but its summary could not be written: {error}",
-            partial=partial(run, {}),
-        ) from error
-    dataset = partial(run, {})
-    return dataset.assign_attrs(_timing(run) | summary)
+    except Exception as error:
+        raise _ended(SolverError, f"the manifest cannot be written: {error}", run, about) from error
+    return run.store.dataset().assign_attrs(_timing(run) | summary)
 
 
-def _close(run: Run) -> None:
-    """Note what is done, if that is possible."""
-    if run.store is not None:
+def _ended(
+    kind: type[SolverError],
+    why: str,
+    run: Run,
+    about: dict[str, Any],
+    how: str = "",
+    retcode: str = "Failure",
+) -> SolverError:
+    """The error for a run that came to an end before its work did, with what there is."""
+    if run.store is None:
+        assert run.held is not None
+        place, again = "memory", ""
+        found = run.held.dataset(_attributes(run, about))
+    else:
+        place, again = str(run.store.target), f"; the same call{how} goes on from there"
         try:
             run.store.gather()
         except Exception as error:  # a full disk: the blocks' own records are there
             logger.warning("the manifest could not be brought up to date: %s", error)
-
-
-def _again(run: Run, how: str = "") -> str:
-    return "" if run.store is None else f"; the same call{how} goes on from there"
+        found = run.store.dataset(with_dask=False)  # Dask would ask the cluster, which may be what is lost
+    meter = run.meter
+    return kind(
+        f"{meter.name}: {why}; {meter.done} of {meter.blocks} blocks are in {place}; .partial holds them{again}",
+        partial=found,
+        retcode=retcode,
+    )
 
 
 def _timing(run: Run) -> dict[str, Any]:

@@ -30,8 +30,13 @@ logger = logging.getLogger(__name__)
 _AHEAD: Final = 2
 #: Seconds between two looks at the cluster.
 _LOOK: Final = 1.0
-#: A block that has cost Dask its patience has killed this many times as much as one that raised.
-_KILLED: Final = 2.0
+#: What the loss of a worker counts as, beside a block that raised: the fault may be the machine's.
+#: And what it counts as where the block had not begun, as far as is known: Dask blames all blocks
+#: that the worker had been given.
+_DEATH: Final = 0.5
+_BLAMED: Final = 0.25
+#: Seconds a block waits before it begins, so that its beginning is known if it kills its process.
+_HEARD: Final = 0.01
 
 
 class StoppedError(Exception):
@@ -170,7 +175,11 @@ class OnDask:
             return False
         if status == "error":
             error = future.exception()
-            return run.fail(number, error, _KILLED if isinstance(error, KilledWorker) else 1.0)
+            if not isinstance(error, KilledWorker):
+                return run.fail(number, error)
+            begun = self._starts.pop(number, 0)
+            run.meter.retries += max(0, begun - 1)
+            return run.fail(number, error, _DEATH * begun if begun else _BLAMED)
         return self._failed(run, number, RuntimeError(f"the block was {status}"))
 
     def _failed(self, run: Run, number: int, error: BaseException) -> bool:
@@ -265,11 +274,12 @@ def _solve_block(
             raise StoppedError("the run was ended")
 
     check()
-    get_worker().log_event(topic, {"block": number, "process": os.getpid()})
     writer = None
     if where is not None:
         writer = writer_for(name, *where, grid)
         record: Record | None = writer.written(number)
         if record is not None:  # its worker died after it had written all
             return Report(number, len(grid.trajectories(grid.box(number))), 0.0, 0.0, 0.0, record, None, None, "", {})
+    get_worker().log_event(topic, {"block": number, "process": os.getpid()})
+    time.sleep(_HEARD)
     return solve_block(_job(packed, name), grid, number, writer, given, check=check)

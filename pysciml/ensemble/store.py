@@ -301,6 +301,6 @@ class SweepStore:
         self.writer.arrays.finish(attrs, errors=any(record.error for record in done))
         self.target.sweep_up()
 
-    def dataset(self) -> xr.Dataset:
-        """What there is, read when it is used."""
-        return arrays.open_dataset(self.target, self.manifest.names)
+    def dataset(self, *, with_dask: bool = True) -> xr.Dataset:
+        """What there is, read when it is used, as arrays of Dask or without it."""
+        return arrays.open_dataset(self.target, self.manifest.names, with_dask=with_dask)
