@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +11,13 @@ import xarray as xr
 
 from pysciml._version import __version__
 from pysciml.engines.base import get
-from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.errors import ProblemError
 from pysciml.options import read_options
 from pysciml.problem import Problem
 
 #: Up to this many inputs the forward equations are solved by default.
 _FEW = 8
+_METHODS = ("auto", "forward", "checkpointed", "adjoint")
 
 
 class SolutionView:
@@ -48,19 +48,21 @@ def gradient(
     wrt: Iterable[Any] | None = None,
     alg: str | None = None,
     *,
-    method: Literal["auto", "forward", "checkpointed"] = "auto",
+    method: Literal["auto", "forward", "checkpointed", "adjoint"] = "auto",
     saveat: float | npt.ArrayLike | None = None,
     rtol: float = 1e-8,
     atol: float = 1e-10,
     dt: float | None = None,
     max_steps: int = 1_000_000,
+    seed: int | None = None,
 ) -> xr.Dataset:
     """Differentiate a quantity computed from the solution.
 
     Parameters
     ----------
     problem : Problem
-        Of ordinary equations without events.
+        Of ordinary equations, also with events, whose times move with what they depend on; or of
+        stochastic equations, whose path is held fixed.
     of : symbol, name, or callable
         A state or observed quantity, differentiated at every output time; or a function of the
         solution that returns one number, written with ``jax.numpy``: ``lambda sol:
@@ -69,15 +71,21 @@ def gradient(
         Parameters and states (their initial values), symbols or names; by default all parameters.
     alg : str, optional
         An algorithm of the JAX engine; by default Tsit5. Stiff problems need Kvaerno5 or KenCarp4.
-    method : {"auto", "forward", "checkpointed"}
+    method : {"auto", "forward", "checkpointed", "adjoint"}
         ``"forward"`` solves the variational equations along with the states (cost: the number of
-        inputs). ``"checkpointed"`` goes back through the numerical solution, recomputing from
-        checkpoints (cost: independent of the number of inputs; memory: bounded). ``"auto"`` takes
-        the first for names and for up to 8 inputs, the second else.
+        inputs); with events or noise it differentiates the numerical solution instead.
+        ``"checkpointed"`` goes back through the numerical solution, recomputing from checkpoints
+        (cost: independent of the number of inputs; memory: bounded). ``"adjoint"`` solves the
+        continuous adjoint equation backward over the stored solution (cost: independent of the
+        number of inputs; memory: the number of steps; ordinary equations without events).
+        ``"auto"`` takes the first for names and for up to 8 inputs, the second else.
     saveat : float or array of float, optional
-        Output times as for `solve`; by default the end alone.
+        Output times as for `solve`; by default the end alone, which is the event where a terminal
+        one ends the solve (``sol.t[-1]`` is its time, and can be differentiated).
     rtol, atol, dt, max_steps
         As for `solve`; tighter by default.
+    seed : int, optional
+        Of the path of a stochastic equation, as for `solve`.
 
     Returns
     -------
@@ -100,8 +108,9 @@ def gradient(
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"gradient takes a pysciml.Problem, not {type(problem).__name__}")
-    if method not in ("auto", "forward", "checkpointed"):
-        raise ProblemError(f"method must be 'auto', 'forward' or 'checkpointed', not {method!r}", symbol="method")
+    if method not in _METHODS:
+        known = ", ".join(map(repr, _METHODS))
+        raise ProblemError(f"method must be one of {known}, not {method!r}", symbol="method")
     options = read_options(
         problem.tspan,
         rtol=rtol,
@@ -109,11 +118,9 @@ def gradient(
         saveat=saveat,
         dt=dt,
         max_steps=max_steps,
-        seed=None,
+        seed=seed,
         progress=False,
     )
-    if options.saveat is None:
-        options = replace(options, saveat=np.array([problem.tspan[1]]))
     inputs = _read_inputs(problem, wrt)
     model = problem.system.model
     names = (*model.states, *model.observed)
@@ -121,10 +128,9 @@ def gradient(
     quantity = _read_quantity(problem, of) if function is None else None
     engine = get("jax")
     engine.check(model, alg)
-    if model.kind != "ode" or model.events:
-        raise UnsupportedError("gradients are for ordinary equations without events in this version", engine="jax")
 
     from pysciml.engines.jax.engine import choose
+    from pysciml.engines.jax.gradient import goes_forward
     from pysciml.engines.jax.gradient import gradient as differentiate
 
     def evaluate(u: Any, observed: Any, t: Any) -> Any:
@@ -138,18 +144,33 @@ def gradient(
             )
         return value
 
-    few = quantity is not None or len(inputs) <= _FEW
-    chosen = ("forward" if few else "checkpointed") if method == "auto" else method
     name = choose(model, alg)
-    value, by_p, by_u0 = differentiate(
-        model, problem.u0, problem.p, problem.tspan, name, options, evaluate, chosen, function or quantity
+    few = (quantity is not None or len(inputs) <= _FEW) and goes_forward(name)
+    chosen = ("forward" if few else "checkpointed") if method == "auto" else method
+    by_p, by_u0 = (
+        np.array([index for _, is_state, index in inputs if is_state is kind], dtype=np.intp) for kind in (False, True)
+    )
+    value, slopes, t, path = differentiate(
+        model,
+        problem.u0,
+        problem.p,
+        problem.tspan,
+        name,
+        options,
+        evaluate,
+        chosen,
+        function or quantity,
+        by_p,
+        by_u0,
     )
     dims = () if quantity is None else ("t",)
     variables: dict[str, Any] = {"value": (dims, value)}
-    for label, is_state, index in inputs:
-        variables[label] = (dims, (by_u0 if is_state else by_p)[..., index])
-    coords = {} if quantity is None else {"t": options.saveat}
-    attrs = {
+    # Parameters come first, then initial values, each in the order asked for.
+    ordered = sorted(inputs, key=lambda entry: entry[1])
+    columns = {label: (dims, slopes[..., k]) for k, (label, _, _) in enumerate(ordered)}
+    variables |= {label: columns[label] for label, _, _ in inputs}
+    coords = {} if quantity is None else {"t": t}
+    attrs: dict[str, Any] = {
         "of": quantity or "function",
         "method": chosen,
         "engine": "jax",
@@ -157,6 +178,8 @@ def gradient(
         "model": problem.system.name,
         "pysciml_version": __version__,
     }
+    if model.kind == "sde":
+        attrs["seed"] = path
     return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 

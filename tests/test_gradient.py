@@ -35,8 +35,9 @@ STIFF = ps.Problem(
 def test_an_exact_gradient_over_time():
     decay = ps.Problem(ps.System([ps.Eq(D(x), -k * x)]), {x: 2.0}, (0, 2), {k: 0.7})
     times = np.array([0.0, 0.5, 2.0])
-    for method in ("forward", "checkpointed"):
-        found = ps.gradient(decay, x, [k, x], saveat=times, method=method, rtol=1e-10, atol=1e-12)
+    for method in ("forward", "adjoint"):
+        found = ps.gradient(decay, x, [x, k], saveat=times, method=method, rtol=1e-10, atol=1e-12)
+        assert list(found.data_vars) == ["value", "x_initial", "k"]
         np.testing.assert_allclose(found.value, 2 * np.exp(-0.7 * times), rtol=1e-8)
         np.testing.assert_allclose(found.k, -2 * times * np.exp(-0.7 * times), rtol=1e-8, atol=1e-12)
         np.testing.assert_allclose(found.x_initial, np.exp(-0.7 * times), rtol=1e-8)
@@ -46,26 +47,132 @@ def test_an_exact_gradient_over_time():
 @pytest.mark.parametrize(
     ("problem", "alg", "wrt"), [(LOTKA, "Tsit5", [a, b, x]), (STIFF, "KenCarp4", [k, a, x])], ids=["plain", "stiff"]
 )
-def test_the_methods_and_finite_differences_agree(problem, alg, wrt):
+def test_the_methods_the_native_engine_and_finite_differences_agree(problem, alg, wrt):
+    """To 1e-6, relatively; each method solves other equations."""
     times = np.linspace(0, problem.tspan[1], 4)
     options = {"saveat": times, "rtol": 1e-10, "atol": 1e-12}
 
     def loss(sol):
         return jnp.sum(sol.x**2) + sol["y"][-1] * jnp.sin(sol.t[1])
 
-    forward = ps.gradient(problem, loss, wrt, alg, method="forward", **options)
-    reverse = ps.gradient(problem, loss, wrt, alg, method="checkpointed", **options)
-    for name in forward.data_vars:
-        assert float(forward[name]) == pytest.approx(float(reverse[name]), rel=1e-6)
+    found = {
+        method: ps.gradient(problem, loss, wrt, alg, method=method, **options)
+        for method in ("forward", "checkpointed", "adjoint")
+    }
+    forward = found["forward"]
+    names = list(forward.data_vars)
+    for other in ("checkpointed", "adjoint"):
+        np.testing.assert_allclose(found[other].to_array(), forward.to_array(), rtol=1e-6)
+
+    model = problem.system.model
+    native = registry()["native"].sensitivities(
+        model, problem.u0, problem.p, problem.tspan, None, SolveOptions(rtol=1e-11, atol=1e-13, saveat=times)
+    )
+    by_u = np.zeros((2, 4))
+    by_u[0], by_u[1, -1] = 2 * native.solution.u[0], np.sin(times[1])
+    for name in names[1:]:
+        part, which = (native.by_u0, [0]) if name == "x_initial" else (native.by_p, [model.parameters.index(name)])
+        assert float(forward[name]) == pytest.approx(float((by_u * part[:, :, which[0]]).sum()), rel=1e-6)
 
     def value(changed):
         sol = ps.solve(changed, alg, engine="jax", saveat=times, rtol=1e-12, atol=1e-13)
         return float((sol.x**2).sum() + sol.y[-1] * np.sin(times[1]))
 
-    step = 1e-4 * float(problem.p[0])
-    key = problem.system.model.parameters[0]
-    higher, lower = (value(problem.remake(p={key: problem.p[0] + s})) for s in (step, -step))
-    assert float(forward[key]) == pytest.approx((higher - lower) / (2 * step), rel=1e-5)
+    key = model.parameters[0]
+    step = 1e-3 * float(problem.p[0])
+    at = {s: value(problem.remake(p={key: problem.p[0] + s * step})) for s in (-2, -1, 1, 2)}
+    difference = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * step)  # of fourth order
+    assert float(forward[key]) == pytest.approx(difference, rel=1e-6)
+
+
+BALL = ps.Problem(
+    ps.System(
+        [ps.Eq(D(x), y), ps.Eq(D(y), -a)], parameters=[a, b], events=[ps.Event(x, {y: -b * y}, direction="down")]
+    ),
+    {x: 1.0, y: 0.0},
+    (0, 1.2),
+    {a: 9.81, b: 0.8},
+)
+
+
+@pytest.mark.parametrize("method", ["forward", "checkpointed"])
+def test_gradients_go_through_events_whose_times_move(method):
+    """A ball dropped from h = 1 bounces at t1 = sqrt(2 h / g), and its height then is w (t - t1) - g/2 (t - t1)^2."""
+    g, e, h = 9.81, 0.8, 1.0
+    times = np.array([0.2, 0.7, 1.1])
+    found = ps.gradient(BALL, x, [a, b, x], method=method, saveat=times)
+    t1 = np.sqrt(2 * h / g)
+    s, w = times[1:] - t1, e * g * t1
+    by_t1 = e * g * s - (w - g * s)
+    by_g = e * t1 * s - s**2 / 2 + by_t1 * (-t1 / (2 * g))
+    np.testing.assert_allclose(found.value[1:], w * s - g / 2 * s**2, rtol=1e-8)
+    np.testing.assert_allclose(found.a, [-(0.2**2) / 2, *by_g], rtol=1e-6)
+    np.testing.assert_allclose(found.b, [0, *(g * t1 * s)], rtol=1e-6)
+    np.testing.assert_allclose(found.x_initial, [1, *(by_t1 * t1 / (2 * h))], rtol=1e-6)
+
+
+def test_the_time_of_a_terminal_event_has_a_gradient():
+    system = ps.System([ps.Eq(D(x), y), ps.Eq(D(y), -a)], events=[ps.Event(x, {}, direction="down", terminal=True)])
+    fall = ps.Problem(system, {x: 1.0, y: 0.0}, (0, 2), {a: 9.81})
+    found = ps.gradient(fall, lambda sol: sol.t[-1] + 0 * sol.x[-1], [a, x])
+    assert float(found.value) == pytest.approx(np.sqrt(2 / 9.81), rel=1e-9)
+    assert float(found.a) == pytest.approx(-np.sqrt(2) / 2 * 9.81**-1.5, rel=1e-8)
+    assert float(found.x_initial) == pytest.approx(1 / np.sqrt(2 * 9.81), rel=1e-8)
+    with pytest.raises(ps.SolverError, match=r"terminal event ends the solve at t = 0\.45"):
+        ps.gradient(fall, x, [a], saveat=[0.1, 1.0])
+
+
+def test_a_derivative_that_is_not_finite_is_an_error():
+    with pytest.raises(ps.SolverError, match="derivative is not finite"):
+        ps.gradient(LOTKA, lambda sol: jnp.sqrt(0 * sol.x[-1]), [a])
+
+
+NOISY = ps.Problem(
+    ps.System([ps.Eq(D(x), a * x + b * x * ps.brownian("W"))], name="gbm"), {x: 1.0}, (0, 1), {a: 0.1, b: 0.2}
+)
+
+
+def test_gradients_of_a_path_are_those_of_the_scheme_on_that_path():
+    options = {"dt": 1 / 64, "seed": 3, "saveat": [0.303, 1.0]}
+    forward, reverse = (
+        ps.gradient(NOISY, x, [a, b, x], "EM", method=method, **options) for method in ("forward", "checkpointed")
+    )
+    np.testing.assert_allclose(forward.to_array(), reverse.to_array(), rtol=1e-12)
+    path = {s: ps.solve(NOISY.remake(p={b: 0.2 + s}), "EM", engine="jax", **options).x for s in (-1e-4, 0, 1e-4)}
+    np.testing.assert_allclose(forward.value, path[0], rtol=1e-14)
+    np.testing.assert_allclose(forward.b, (path[1e-4] - path[-1e-4]) / 2e-4, rtol=1e-7)
+    assert forward.attrs["seed"] == 3
+
+
+def test_gradients_of_a_path_converge_to_the_exact_ones():
+    """X = exp((a - b^2/2) t + b W): dX/da = t X, dX/db = (W - b t) X, on the same path."""
+    errors = []
+    for n in (16, 256):
+        found = ps.gradient(NOISY, x, [a, b], "Milstein", dt=1 / n, seed=5)
+        w = (np.log(ps.solve(NOISY, "Milstein", engine="jax", dt=1 / 4096, seed=5).x.values[-1]) - 0.1 + 0.02) / 0.2
+        exact = np.exp(0.1 - 0.02 + 0.2 * w) * np.array([1.0, w - 0.2])
+        errors.append(np.abs(np.array([found.a[0], found.b[0]]) - exact).max())
+    assert errors[1] < errors[0] / 8
+    assert errors[1] < 1e-3
+
+
+def test_gradients_of_adaptive_paths_go_back_through_the_steps():
+    ou = ps.Problem(ps.System([ps.Eq(D(x), -a * x + b * ps.brownian("W"))]), {x: 1.0}, (0, 1), {a: 1.0, b: 0.2})
+    found = ps.gradient(ou, x, [b, x], seed=3, rtol=1e-5, atol=1e-5)
+    assert found.attrs["algorithm"] == "SRA1"
+    assert found.attrs["method"] == "checkpointed"
+    assert float(found.x_initial[0]) == pytest.approx(np.exp(-1), rel=1e-4)
+    path = {s: ps.solve(ou.remake(p={b: s}), engine="jax", seed=3, rtol=1e-5, atol=1e-5).x[-1] for s in (0.1, 0.3)}
+    assert float(found.b[0]) == pytest.approx(float(path[0.3] - path[0.1]) / 0.2, rel=1e-4)  # the equation is linear
+
+
+def test_methods_that_do_not_fit_are_refused():
+    with pytest.raises(ps.UnsupportedError, match=r"'adjoint' is for ordinary .*, not for stochastic"):
+        ps.gradient(NOISY, x, [a], method="adjoint", dt=0.1)
+    with pytest.raises(ps.UnsupportedError, match=r"'adjoint' is for ordinary .*, not for equations with events"):
+        ps.gradient(BALL, x, [a], method="adjoint")
+    with pytest.raises(ps.UnsupportedError, match="'forward' does not go through SlowRK"):
+        ps.gradient(NOISY, x, [a], "SlowRK", method="forward", dt=0.1)
 
 
 def test_observed_quantities_depend_on_parameters_directly_too():
@@ -76,16 +183,13 @@ def test_observed_quantities_depend_on_parameters_directly_too():
     assert float(end.a) == pytest.approx(float(at_start.a[1]), rel=1e-12)
 
 
-def test_the_native_engine_has_the_same_sensitivities():
-    model = LOTKA.system.model
-    options = SolveOptions(rtol=1e-10, atol=1e-12, saveat=np.array([1.0, 3.0]))
-    found = [
-        registry()[engine].sensitivities(model, LOTKA.u0, LOTKA.p, LOTKA.tspan, None, options)
-        for engine in ("jax", "native")
-    ]
-    np.testing.assert_allclose(found[0].by_p, found[1].by_p, rtol=1e-6)
-    np.testing.assert_allclose(found[0].by_u0, found[1].by_u0, rtol=1e-6)
-    assert found[0].by_p.shape == (2, 2, 2)
+def test_sensitivities_of_all_inputs_have_their_shapes_and_go_through_events():
+    options = SolveOptions(rtol=1e-9, atol=1e-11, saveat=np.array([0.2, 1.2]))
+    found = registry()["jax"].sensitivities(BALL.system.model, BALL.u0, BALL.p, BALL.tspan, None, options)
+    single = ps.gradient(BALL, x, [a, x], saveat=[0.2, 1.2])
+    assert found.by_p.shape == found.by_u0.shape == (2, 2, 2)
+    np.testing.assert_allclose(found.by_p[0, :, 0], single.a, rtol=1e-6)
+    np.testing.assert_allclose(found.by_u0[0, :, 0], single.x_initial, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +205,3 @@ def test_the_native_engine_has_the_same_sensitivities():
 def test_bad_requests_are_refused_by_name(options, message):
     with pytest.raises(ps.ProblemError, match=message):
         ps.gradient(LOTKA, **options)
-
-
-def test_stochastic_equations_are_refused():
-    noisy = ps.Problem(ps.System([ps.Eq(D(x), x * ps.brownian("W"))]), {x: 1.0}, (0, 1))
-    with pytest.raises(ps.UnsupportedError, match="ordinary equations"):
-        ps.gradient(noisy, x, [x])

@@ -8,12 +8,11 @@ written where they change, never copied.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from equinox.internal import while_loop as checkpointed_loop
 
 from pysciml.engines.jax.events import apply_events
 from pysciml.engines.jax.state import (
@@ -68,7 +67,7 @@ def start(plan: Plan, y0: Any, args: Arguments) -> Carry:
         n_rejected=jnp.asarray(0),
         saved=jnp.asarray(0) if plan.save != "end" else None,
         ts=jnp.zeros(rows, dtype=y0.dtype) if plan.save == "steps" else None,
-        ys=jnp.full((rows, n), jnp.nan, dtype=y0.dtype) if plan.save != "end" else None,
+        ys=jnp.full((rows, n), jnp.nan, dtype=y0.dtype) if plan.save != "end" and not plan.frozen else None,
         fired=jnp.ones(n_events, dtype=bool) if n_events else None,
         n_events=jnp.asarray(0) if n_events else None,
         event_ts=jnp.zeros(plan.buffer, dtype=y0.dtype) if n_events else None,
@@ -95,9 +94,9 @@ def advance(plan: Plan, carry: Carry, args: Arguments) -> Carry:
 
     def body(c: Carry) -> Carry:
         if not plan.uneven:
-            return _step(plan, stepper, c, args, True)
+            return step(plan, stepper, c, args, True)[0]
         active = running(c)
-        new = _step(plan, stepper, c, args, active)
+        new, _ = step(plan, stepper, c, args, active)
         return Carry(
             **{
                 name: value
@@ -107,8 +106,6 @@ def advance(plan: Plan, carry: Carry, args: Arguments) -> Carry:
             }
         )
 
-    if plan.checkpoints:
-        return checkpointed_loop(running, body, carry, kind="checkpointed", checkpoints=plan.checkpoints)
     return jax.lax.while_loop(lambda c: any_of(running(c)), body, carry)
 
 
@@ -137,18 +134,29 @@ def _target(plan: Plan, stepper: Stepper, args: Arguments, t: Any, h: Any, saved
     return jnp.where(t + 1.000001 * h >= last, last, t + h)
 
 
-def _step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) -> Carry:
+class Last(NamedTuple):
+    """The last step: where the solution can be evaluated."""
+
+    t: Any
+    t_next: Any
+    dense: Any
+
+
+def step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) -> tuple[Carry, Last]:
     """One step, accepted or rejected."""
+    if plan.frozen:
+        c = hold_steps(c)
     jumped = False if c.jumped is None else c.jumped
     done = stepper.step(c.t, c.t_next, c.y, args.p, c.stepper, jumped)
     if plan.adaptive:
         finite = jnp.isfinite(done.y).all()
         error = jnp.where(jnp.isfinite(done.error) & finite, done.error, jnp.inf)
         trial = jnp.where(finite, done.y, c.y)
-        if plan.checkpoints:  # the steps are taken as given, they are not differentiated
-            error, trial, c = jax.lax.stop_gradient(error), jax.lax.stop_gradient(trial), _fixed_steps(c)
+        before = c.y
+        if plan.frozen:
+            error, trial, before = map(jax.lax.stop_gradient, (error, trial, before))
         keep, t, t_end, _, _, _ = _controller(args).adapt_step_size(
-            c.t, c.t_next, c.y, trial, args.p, error, stepper.error_order, _MEMORYLESS
+            c.t, c.t_next, before, trial, args.p, error, stepper.error_order, _MEMORYLESS
         )
         t = jnp.where(keep, c.t_next, c.t)
         h = t_end - jnp.where(keep, c.t_next, c.t)
@@ -171,11 +179,15 @@ def _step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) 
     )
     inside = stepper.interpolate(c.t, c.t_next, done.dense)
     if plan.events:
-        c2, reached = apply_events(plan, c, c2, args, inside, keep, active)
+        held = stepper.interpolate(c.t, c.t_next, jax.lax.stop_gradient(done.dense)) if plan.frozen else inside
+        c2, reached = apply_events(plan, c, c2, args, inside, held, keep, active)
     else:
         reached = t
     write = jnp.asarray(active) & keep
-    if plan.save == "times":
+    if plan.frozen:
+        upto = jnp.searchsorted(args.times, reached, side="right")
+        c2 = c2._replace(saved=upto.astype(c2.saved.dtype))
+    elif plan.save == "times":
         c2 = _save_times(c2, args, inside, reached, write)
     elif plan.save == "steps":
         c2 = c2._replace(
@@ -183,10 +195,11 @@ def _step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) 
         )
     out_of_steps = (c2.code == RUNNING) & (c2.n_steps >= args.max_steps) & (c2.t < args.end)
     code = jnp.where(out_of_steps, MAX_ITERS, c2.code)
-    return c2._replace(code=code, t_next=_target(plan, stepper, args, c2.t, c2.h, c2.saved))
+    t_next = _target(plan, stepper, args, c2.t, c2.h, c2.saved)
+    return c2._replace(code=code, t_next=t_next), Last(c.t, c.t_next, done.dense)
 
 
-def _fixed_steps(c: Carry) -> Carry:
+def hold_steps(c: Carry) -> Carry:
     """The carry with everything that decides on steps held constant."""
     held = {name: jax.lax.stop_gradient(getattr(c, name)) for name in ("t", "t_next", "h")}
     return c._replace(**held)

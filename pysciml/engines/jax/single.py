@@ -167,7 +167,7 @@ class Run:
             count = report.n_events
             pairs = zip(np.asarray(buffers.event_ts)[:count], np.asarray(buffers.event_which)[:count], strict=True)
             self._event_times.extend((self._sign * float(when), int(which)) for when, which in pairs)
-        return report.code == RUNNING and report.t < np.asarray(self._end, dtype=report.y.dtype)
+        return report.code == RUNNING and report.t < float(np.asarray(self._end, dtype=report.y.dtype))
 
     def _progress(self, report: Report) -> None:
         if self._options.progress:

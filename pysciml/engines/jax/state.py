@@ -55,8 +55,9 @@ class Plan:
         Whether the first step of an adaptive method is ``Arguments.dt``.
     batched : bool
         Whether the loop will run under ``vmap``.
-    checkpoints : int
-        How many states reverse-mode differentiation keeps; 0: the loop is not differentiated.
+    frozen : bool
+        Whether the loop is differentiated: its steps are then taken as given, and who runs it
+        collects the output.
     """
 
     stepper: Callable[[Arguments], Stepper]
@@ -67,7 +68,7 @@ class Plan:
     adaptive: bool
     given_dt: bool
     batched: bool = False
-    checkpoints: int = 0
+    frozen: bool = False
 
     @property
     def uneven(self) -> bool:
