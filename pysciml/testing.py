@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,45 @@ from pysciml.options import read_saveat
 from pysciml.problem import Problem, number
 from pysciml.solve import solve
 
+if TYPE_CHECKING:
+    from pysciml.pde.manufactured import Manufactured
+    from pysciml.pde.system import PDESystem
+
 #: Solvers run with tolerances this much tighter than the agreement asked for.
 _TIGHTER = 1e-2
 _OUTPUTS = 10
+
+
+def manufactured(system: PDESystem, exact: Mapping[Any, Any]) -> Manufactured:
+    """Find the source terms for which a chosen function solves a system, to measure orders of convergence.
+
+    Parameters
+    ----------
+    system : PDESystem
+        Its equations and kinds of boundary conditions are kept; boundary and initial values become
+        those of the chosen solution.
+    exact : mapping
+        Field -> expression of time and the coordinates.
+
+    Returns
+    -------
+    Manufactured
+        With ``sources``, the ``system`` they are added to, and ``measure(points, order, scheme)``,
+        which solves on finer and finer grids and returns error and order.
+
+    Raises
+    ------
+    ModelError
+        If a field has no chosen solution, or one that is no function of time and space.
+
+    Examples
+    --------
+    >>> made = manufactured(heat, {u: sp.exp(-ps.t)*sp.sin(3*X)})
+    >>> made.measure([16, 32, 64], order=4).order
+    """
+    from pysciml.pde.manufactured import manufactured as make
+
+    return make(system, exact)
 
 
 def assert_solvers_agree(

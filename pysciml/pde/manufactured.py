@@ -83,7 +83,7 @@ class Manufactured:
             If a grid is not solved.
         """
         given: list[Any] = [
-            {x: n for x in self.system.coordinates} if isinstance(n, (int, np.integer)) else n for n in points
+            dict.fromkeys(self.system.coordinates, n) if isinstance(n, (int, np.integer)) else n for n in points
         ]
         if len(given) < 2:
             raise ProblemError("points: an order is measured between two grids at least", symbol="points")
@@ -108,9 +108,10 @@ class Manufactured:
     ) -> tuple[Array, Array]:
         names = [s.name for s in self.system.states]
         if self.system.steady:
-            solution = discrete.steady(p)
-            found = np.concatenate([solution[name].values.ravel() for name in names])
-            return found, self._values(discrete, p, 0.0)
+            exact = self._values(discrete, p, 0.0)
+            # Of several solutions the one nearby is meant.
+            solution = discrete.steady(p, dict(zip(names, discrete.graph.split(exact), strict=True)))
+            return np.concatenate([solution[name].values.ravel() for name in names]), exact
         problem = discrete.problem(tspan, p)
         exact = self._values(discrete, p, tspan[1])
         if engine is None:
