@@ -129,7 +129,7 @@ def gradient(
     engine = get("jax")
     engine.check(model, alg)
 
-    from pysciml.engines.jax.engine import choose
+    from pysciml.engines.jax.engine import choose, with_step
     from pysciml.engines.jax.gradient import goes_forward
     from pysciml.engines.jax.gradient import gradient as differentiate
 
@@ -145,6 +145,7 @@ def gradient(
         return value
 
     name = choose(model, alg)
+    options = with_step(model, alg, problem.tspan, options)
     few = (quantity is not None or len(inputs) <= _FEW) and goes_forward(name)
     chosen = ("forward" if few else "checkpointed") if method == "auto" else method
     by_p, by_u0 = (

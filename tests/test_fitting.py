@@ -340,6 +340,36 @@ def test_sensitivities_and_finite_differences_agree(reference: Any, log: Any) ->
     assert exact.history.n_solves[-1] < differences.history.n_solves[-1]
 
 
+def test_the_jax_engine_differentiates_only_what_is_free_and_through_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ball dropped from 2 m, seen before and after its bounce; the estimates are those of the exact formula."""
+    monkeypatch.setenv("PYSCIML_CACHE_DIR", "")
+    g, e, h = 9.81, 0.8, 2.0
+    ball = ps.System(
+        [ps.Eq(D(x), y), ps.Eq(D(y), -a)], parameters=[a, b], events=[ps.Event(x, {y: -b * y}, direction="down")]
+    )
+    times = np.linspace(0.1, 1.1, 12)
+    bounce = np.sqrt(2 * h / g)
+    s = times - bounce
+    height = np.where(s < 0, h - g / 2 * times**2, e * g * bounce * s - g / 2 * s**2)
+    noise = 1e-3 * np.random.default_rng(1).normal(size=12)
+    data = xr.Dataset({"x": ("t", height + noise)}, coords={"t": times})
+    start = ps.Problem(ball, {x: 1.9, y: 0.0}, (0, 1.1), {a: 9.0, b: 0.7})
+    found = ps.fit(start, data, [x, b, a], engine="jax")
+    assert found.jacobian == "sensitivities by JAX, forward mode"
+    assert "derivatives by sensitivities by JAX" not in repr(found)
+    assert "derivatives: sensitivities by JAX, forward mode" in repr(found)
+    np.testing.assert_allclose(found.estimates.estimate, [h, e, g], rtol=3e-3)
+
+    def model(numbers: Any) -> Any:
+        h, e, g = numbers
+        t1 = np.sqrt(2 * h / g)
+        s = times - t1
+        return np.where(s < 0, h - g / 2 * times**2, e * g * t1 * s - g / 2 * s**2)
+
+    exact = optimize.least_squares(lambda n: model(n) - data.x.values, [h, e, g], xtol=1e-12, ftol=1e-12)
+    np.testing.assert_allclose(found.estimates.estimate, exact.x, rtol=1e-6)
+
+
 def test_the_history_counts_every_solve(reference: Any) -> None:
     engine = reference()
     calls = itertools.count()

@@ -128,6 +128,8 @@ class Engine(abc.ABC):
     kinds: ClassVar[tuple[str, ...]]
     #: Whether it solves partial differential equations, whose graphs have array nodes (`graph.fields`).
     solves_fields: ClassVar[bool] = False
+    #: What its derivatives of solutions are called in a result.
+    derivatives: ClassVar[str] = "sensitivities"
     #: Where it can compute, and in what arithmetic; the first is the default.
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     precisions: ClassVar[tuple[str, ...]] = ("float64",)
@@ -177,6 +179,31 @@ class Engine(abc.ABC):
     ) -> Sensitivities:
         """Derivatives of the solution at ``options.saveat`` by parameters and initial values."""
         raise UnsupportedError(f"the {self.name} engine has no sensitivities", engine=self.name, algorithm=algorithm)
+
+    def sensitivities_by(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        tspan: tuple[float, float],
+        algorithm: str | None,
+        options: SolveOptions,
+        by_p: npt.NDArray[np.intp],
+        by_u0: npt.NDArray[np.intp],
+    ) -> tuple[RawSolution, Array]:
+        """Derivatives by some parameters and, after them, some initial values.
+
+        Returns
+        -------
+        solution : RawSolution
+        slopes : array, shape (n_states, n_t, n_by_p + n_by_u0)
+
+        Notes
+        -----
+        This takes them from all of them; an engine that can solve for fewer overrides it.
+        """
+        found = self.sensitivities(model, u0, p, tspan, algorithm, options)
+        return found.solution, np.concatenate([found.by_p[:, :, by_p], found.by_u0[:, :, by_u0]], axis=2)
 
     def check_place(self, device: str, precision: str) -> None:
         """Raise for a device or a precision the engine lacks, naming those it has and who has it.

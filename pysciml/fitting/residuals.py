@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.errors import SolverError, UnsupportedError
@@ -293,7 +294,7 @@ class Residuals:
     @property
     def method(self) -> str:
         """Where the derivatives came from."""
-        exact, differences = "sensitivities", "finite differences"
+        exact, differences = self._engine.derivatives, "finite differences"
         if self.n_exact and self.n_differenced:
             return f"{exact}, {differences} where they failed ({self.n_differenced} of {self._n_jacobians})"
         return exact if self.n_exact else differences
@@ -310,7 +311,9 @@ class Residuals:
         model = self.problem.system.model
         u0, p = self.numbers(inner)
         try:
-            got = self._engine.sensitivities(model, u0, p, self._span, self._algorithm, self._options)
+            raw, slopes = self._engine.sensitivities_by(
+                model, u0, p, self._span, self._algorithm, self._options, *self._wanted
+            )
         except UnsupportedError:
             self._exact = False
             return None
@@ -318,21 +321,23 @@ class Residuals:
             self.n_solves += 1
             return None
         self._exact = True
-        self._count(got.solution)
-        raw = got.solution
+        self._count(raw)
         if self._at_data(raw, p) is None:
             return None
-        columns = [
-            (got.by_u0 if state else got.by_p)[:, :, k]
-            for state, k in zip(self.free.is_state, self.free.index, strict=True)
-        ]
-        by_free = np.stack(columns, axis=-1)  # (n_states, n_t, n_free)
+        # Parameters came first, then initial values.
+        by_free = slopes[:, :, np.argsort(np.argsort(self.free.is_state, kind="stable"))]
         if model.observed:
             by_free = np.concatenate([by_free, self._observed_by_free(raw, p, by_free)])
         values = self.free.outward(inner)
         weighted = by_free[self.data.rows] * self.data.scale[:, :, None] * self.free.slope(values)
         result = weighted[self.data.present]
         return result if np.isfinite(result).all() else None
+
+    @cached_property
+    def _wanted(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Which parameters and which initial values are free."""
+        states = self.free.is_state
+        return self.free.index[~states], self.free.index[states]
 
     @cached_property
     def _observed_derivatives(self) -> tuple[Any, Any]:

@@ -48,7 +48,8 @@ class FitResult:
     message : str
         How it ended.
     jacobian : str
-        ``"sensitivities"`` (of the engine) or ``"finite differences"``.
+        Where the derivatives came from: ``"sensitivities"`` (of the native engine), ``"sensitivities by
+        JAX, forward mode"``, or ``"finite differences"``.
     loss : float
         What was minimized: the weighted sum of squares, or of the robust loss.
     dof : int
@@ -116,7 +117,7 @@ class FitResult:
         n = int(self.history["n_solves"].values[-1])
         return (
             f"{ended}: {self.message} Loss {self.loss:.6g} with {self.dof} degrees of freedom; "
-            f"{n} solves in {float(self.history['seconds'].values[-1]):.2g} s; derivatives by {self.jacobian}."
+            f"{n} solves in {float(self.history['seconds'].values[-1]):.2g} s; derivatives: {self.jacobian}."
         )
 
     def __repr__(self) -> str:

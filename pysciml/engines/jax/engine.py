@@ -6,6 +6,9 @@ from dataclasses import replace
 from importlib import metadata, util
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, SolveOptions, registry
 from pysciml.engines.jax.algorithms import ALGORITHMS, ALIASES, Algorithm
 from pysciml.engines.jax.fields.methods import FIELD_METHODS, check_fields
@@ -35,6 +38,7 @@ class JaxEngine(Engine):
     name: ClassVar[str] = "jax"
     kinds: ClassVar[tuple[str, ...]] = ("ode", "sde")
     solves_fields: ClassVar[bool] = True
+    derivatives: ClassVar[str] = "sensitivities by JAX, forward mode"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     precisions: ClassVar[tuple[str, ...]] = ("float64", "float32")
 
@@ -148,13 +152,13 @@ class JaxEngine(Engine):
             return solve_fields(model, u0, p, tspan, ALIASES.get(algorithm or "", algorithm), options)
         from pysciml.engines.jax.single import solve
 
-        return solve(model, u0, p, tspan, choose(model, algorithm), _stepping(model, algorithm, tspan, options))
+        return solve(model, u0, p, tspan, choose(model, algorithm), with_step(model, algorithm, tspan, options))
 
     def solve_many(self, model: Model, algorithm: str | None, batch: Batch, options: BatchOptions) -> BatchReport:
         """See `pysciml.engines.batch.BatchEngine`."""
         from pysciml.engines.jax.many import solve_many
 
-        options = replace(options, solve=_stepping(model, algorithm, batch.tspan, options.solve))
+        options = replace(options, solve=with_step(model, algorithm, batch.tspan, options.solve))
         return solve_many(model, choose(model, algorithm), batch, options)
 
     def sensitivities(
@@ -171,8 +175,24 @@ class JaxEngine(Engine):
 
         return sensitivities(model, u0, p, tspan, choose(model, algorithm), options)
 
+    def sensitivities_by(
+        self,
+        model: Model,
+        u0: Array,
+        p: Array,
+        tspan: tuple[float, float],
+        algorithm: str | None,
+        options: SolveOptions,
+        by_p: npt.NDArray[np.intp],
+        by_u0: npt.NDArray[np.intp],
+    ) -> tuple[RawSolution, Array]:
+        """See `Engine.sensitivities_by`."""
+        from pysciml.engines.jax.sensitivity import sensitivities_by
 
-def _stepping(model: Model, name: str | None, tspan: tuple[float, float], options: SolveOptions) -> SolveOptions:
+        return sensitivities_by(model, u0, p, tspan, choose(model, algorithm), options, by_p, by_u0)
+
+
+def with_step(model: Model, name: str | None, tspan: tuple[float, float], options: SolveOptions) -> SolveOptions:
     """The options with a step size, where the method that nobody named steps with a fixed one."""
     if name is not None or options.dt is not None or model.kind != "sde" or ALGORITHMS[choose(model, None)].adaptive:
         return options

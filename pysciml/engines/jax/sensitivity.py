@@ -29,7 +29,23 @@ _WRITE_OUT_LIMIT = 500
 def sensitivities(
     model: Model, u0: Array, p: Array, tspan: tuple[float, float], algorithm: str, options: SolveOptions
 ) -> Sensitivities:
-    """The states and their derivatives by all parameters and all initial values.
+    """The states and their derivatives by all parameters and all initial values."""
+    every_p, every_u0 = np.arange(model.n_params), np.arange(len(model.states))
+    solution, slopes = sensitivities_by(model, u0, p, tspan, algorithm, options, every_p, every_u0)
+    return Sensitivities(solution, by_p=slopes[..., : model.n_params], by_u0=slopes[..., model.n_params :])
+
+
+def sensitivities_by(
+    model: Model,
+    u0: Array,
+    p: Array,
+    tspan: tuple[float, float],
+    algorithm: str,
+    options: SolveOptions,
+    by_p: Indices,
+    by_u0: Indices,
+) -> tuple[RawSolution, Array]:
+    """See `pysciml.engines.base.Engine.sensitivities_by`.
 
     With events, the numerical solution is differentiated, the events' times with it.
     """
@@ -37,26 +53,14 @@ def sensitivities(
         raise UnsupportedError(
             "the jax engine has sensitivities of ordinary equations", engine="jax", algorithm=algorithm
         )
-    every_p, every_u0 = np.arange(model.n_params), np.arange(len(model.states))
-    if model.events:
-        solution, slopes = _through_events(model, u0, p, tspan, algorithm, options)
-    else:
-        solution, slopes = _solve_variational(model, u0, p, tspan, algorithm, options, every_p, every_u0)
-    return Sensitivities(solution, by_p=slopes[..., : model.n_params], by_u0=slopes[..., model.n_params :])
-
-
-def _through_events(
-    model: Model, u0: Array, p: Array, tspan: tuple[float, float], algorithm: str, options: SolveOptions
-) -> tuple[RawSolution, Array]:
+    if not model.events:
+        return _solve_variational(model, u0, p, tspan, algorithm, options, by_p, by_u0)
     from pysciml.engines.jax.gradient import gradient
 
     solution = solve(model, u0, p, tspan, algorithm, options)
     if not solution.successful or options.saveat is None or len(solution.t) != len(options.saveat):
-        return solution, np.zeros((len(u0), 0, len(p) + len(u0)))
-    every_p, every_u0 = np.arange(len(p)), np.arange(len(u0))
-    _, slopes, _, _ = gradient(
-        model, u0, p, tspan, algorithm, options, _states, "forward", "the states", every_p, every_u0
-    )
+        return solution, np.zeros((len(u0), 0, len(by_p) + len(by_u0)))
+    _, slopes, _, _ = gradient(model, u0, p, tspan, algorithm, options, _states, "forward", "the states", by_p, by_u0)
     return solution, slopes
 
 
