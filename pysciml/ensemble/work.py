@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 #: What a trial measures at least, in seconds, and how many trajectories it tries at most.
 _TRIAL: Final = 0.3
 _TRIED: Final = 4096
+#: Longer than this no engine takes to load: a first measurement of more is a measurement.
+_PATIENCE: Final = 30.0
 #: A block's numbers exist about this many times while it is solved, labelled and compressed.
 _COPIES: Final = 4
 #: Blocks there are at least for each process, so that none waits long for the others at the end.
@@ -172,19 +174,20 @@ def try_out(job: Job, given: Given) -> Trial:
     among = tried(job)
     most = len(among)
     count = min(most, 64 if isinstance(job.prepare(), BatchEngine) else 1)
-    compile_seconds, compiled = 0.0, False
+    compile_seconds, compiled = 0.0, 0
     while True:
         part = slice((most - count) // 2, (most - count) // 2 + count)
         begin = time.perf_counter()
         solved = job.solve(among[part], {i: values[part] for i, values in given.items()})
         seconds = time.perf_counter() - begin - solved.compile_seconds
         compile_seconds += solved.compile_seconds
-        enough = seconds > _TRIAL or count == most
-        if (compiled and enough) or seconds > 10 * _TRIAL:
+        if compiled < count and seconds < _PATIENCE:
+            compiled = count  # it has loaded and compiled, perhaps anew for this number: once more
+            continue
+        if seconds > _TRIAL or count == most:
+            logger.info("%d trajectories took %.3g s", count, seconds)
             return Trial(max(seconds, 1e-9) / count, solved.algorithm, compile_seconds, solved.extra)
-        if compiled:
-            count = min(most, max(2 * count, int(count * min(8.0, 1.5 * _TRIAL / max(seconds, 1e-6)))))
-        compiled = True
+        count = min(most, max(2 * count, int(count * min(16.0, 1.5 * _TRIAL / max(seconds, 1e-6)))))
 
 
 def choose_grid(job: Job, each: float, block_seconds: float, block_size: int | None, processes: int) -> Grid:
