@@ -27,7 +27,7 @@ BOUNDARIES: dict[str, Any] = {
     "Robin": ps.Robin(1, 2, 0),
     "mixed": [ps.Dirichlet(lower=0), ps.Neumann(upper=0)],
 }
-GRIDS = {2: [24, 48], 4: [24, 48], 6: [24, 40]}
+GRIDS = {2: [24, 48], 4: [24, 48], 6: [18, 30]}
 
 
 def system(rate: Any, boundary: Any, field: Any = u) -> ps.PDESystem:
@@ -56,7 +56,8 @@ def test_central_differences(rate: Any, boundary: str, order: int) -> None:
     made = ps.testing.manufactured(
         system(rate, BOUNDARIES[boundary]), {u: PERIODIC if boundary == "periodic" else WALLS}
     )
-    assert reached(made, GRIDS[order], order=order, rtol=1e-10 if order < 6 else 1e-12) > order - 0.2
+    points = [28, 40] if (order, boundary) == (6, "periodic") else GRIDS[order]
+    assert reached(made, points, order=order) > order - 0.2
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
