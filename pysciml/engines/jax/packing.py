@@ -73,9 +73,9 @@ class Report(NamedTuple):
         return cls(t, *map(int, counts), y=packed[6:])
 
 
-def outputs(carry: Carry) -> tuple[Any, Buffers, Carry]:
-    """What comes out: a report in one array, the buffers, and the state to go on from."""
+def outputs(carry: Carry) -> tuple[Any, Buffers]:
+    """What comes out: a report in one array, and the buffers."""
     zero = jnp.zeros((), dtype=carry.y.dtype)
     counts = (carry.code, carry.n_steps, carry.n_rejected, carry.saved, carry.n_events)
     row = jnp.stack([carry.t, *(zero if count is None else count.astype(carry.y.dtype) for count in counts)])
-    return jnp.concatenate([row, carry.y]), Buffers(carry.ts, carry.ys, carry.event_ts, carry.event_which), carry
+    return jnp.concatenate([row, carry.y]), Buffers(carry.ts, carry.ys, carry.event_ts, carry.event_which)

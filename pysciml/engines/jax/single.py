@@ -13,11 +13,13 @@ from pysciml.engines.base import Array, RawSolution, SolveOptions
 from pysciml.engines.jax.algorithms import ALGORITHMS
 from pysciml.engines.jax.compiling import arithmetic, compiled
 from pysciml.engines.jax.loop import advance, start
-from pysciml.engines.jax.packing import MOST_STEPS, Inputs, Report, outputs
+from pysciml.engines.jax.packing import MOST_STEPS, Buffers, Inputs, Report, outputs
 from pysciml.engines.jax.program import Setting, key_of, make_plan, pad_times, setting
 from pysciml.engines.jax.state import RETCODES, RUNNING, UNSTABLE, Plan
 from pysciml.graph import Model
 
+#: Steps that are tried in one call.
+_FIRST: Final = 10_000
 #: Steps between two looks at the keyboard.
 _SLICE: Final = 50_000
 _MESSAGES: Final = {
@@ -106,18 +108,18 @@ class Run:
         self._inputs = Inputs(len(self._u0), len(p), len(times))
         most = min(options.max_steps, MOST_STEPS[options.precision])
         self._packed = self._inputs.pack(
-            self._u0, p, times, (begin, self._end, options.rtol, options.atol, options.dt or 0.0, most, _SLICE)
+            self._u0, p, times, (begin, self._end, options.rtol, options.atol, options.dt or 0.0, most, _FIRST)
         )
         self._key = key
         self._chunks: list[tuple[Array, Array]] = []
         self._event_times: list[tuple[float, int]] = []
-        self._outputs: Any = None
+        self._buffers: Any = None
         self._report: Report | None = None
         self._retcode = ""
         self.compile_seconds = 0.0
         self.solve_seconds = 0.0
 
-    def _make_start(self) -> Callable[..., Any]:
+    def _make_whole(self) -> Callable[..., Any]:
         plan, inputs = self._make_plan(), self._inputs
 
         def run(packed: Any, key: Any) -> Any:
@@ -126,40 +128,63 @@ class Run:
 
         return run
 
+    def _make_first(self) -> Callable[..., Any]:
+        plan, inputs = self._make_plan(), self._inputs
+
+        def run(packed: Any, key: Any) -> Any:
+            return start(plan, *inputs.unpack(packed, key))
+
+        return run
+
     def _make_more(self) -> Callable[..., Any]:
         plan, inputs = self._make_plan(), self._inputs
 
         def run(carry: Any, packed: Any, key: Any) -> Any:
-            return outputs(advance(plan, carry, inputs.unpack(packed, key)[1]))
+            carry = advance(plan, carry, inputs.unpack(packed, key)[1])
+            return *outputs(carry), carry
 
         return run
 
     def to_the_end(self) -> None:
-        """Run slice after slice."""
-        where = {"precision": self._options.precision, "device": self._options.device}
-        shapes = (self._model.hash, self._variant, self._how, *self._inputs)
-        inputs = self._packed, self._key
-        first, self.compile_seconds = compiled((*shapes, "start"), self._make_start, *inputs, **where)
+        """Run; a short solve is one call, a long one is begun again and run slice after slice.
+
+        The state to go on from is some twenty arrays, which take as long to hand over as a small
+        problem takes to solve.
+        """
         begin = time.perf_counter()
         try:
-            with arithmetic(**where):
-                self._outputs = first(*inputs)
-                while self._collect():
-                    assert self._report is not None
-                    self._progress(self._report)
-                    self._inputs.stop_at(self._packed, self._report.n_steps + _SLICE)
-                    carry = self._outputs[-1]
-                    more, seconds = compiled((*shapes, "more"), self._make_more, carry, *inputs, **where)
-                    self.compile_seconds += seconds
-                    begin += seconds
-                    self._outputs = more(carry, *inputs)
+            with arithmetic(self._options.precision, self._options.device):
+                whole = self._compiled("whole", self._make_whole, self._packed, self._key)
+                if self._collect(*whole(self._packed, self._key)):
+                    self._in_slices()
         except KeyboardInterrupt:
             self._retcode = "Interrupted"
-        self.solve_seconds = time.perf_counter() - begin
+        self.solve_seconds = time.perf_counter() - begin - self.compile_seconds
 
-    def _collect(self) -> bool:
+    def _in_slices(self) -> None:
+        inputs = self._packed, self._key
+        carry = self._compiled("first", self._make_first, *inputs)(*inputs)
+        more = self._compiled("more", self._make_more, carry, *inputs)
+        self._chunks.clear()
+        self._event_times.clear()
+        steps, going = 0, True
+        while going:
+            self._inputs.stop_at(self._packed, steps + _SLICE)
+            *found, carry = more(carry, *inputs)
+            going = self._collect(*found)
+            assert self._report is not None
+            steps = self._report.n_steps
+            self._progress(self._report)
+
+    def _compiled(self, what: str, make: Callable[[], Callable[..., Any]], *args: Any) -> Callable[..., Any]:
+        key = (self._model.hash, self._variant, self._how, *self._inputs, what)
+        found, seconds = compiled(key, make, *args, precision=self._options.precision, device=self._options.device)
+        self.compile_seconds += seconds
+        return found
+
+    def _collect(self, packed: Any, buffers: Buffers) -> bool:
         """Empty the buffers; whether there is more to do."""
-        packed, buffers, _ = self._outputs
+        self._buffers = buffers
         report = self._report = Report.read(np.asarray(packed))
         if self._how.save == "steps":
             self._chunks.append((np.asarray(buffers.ts)[: report.saved], np.asarray(buffers.ys)[: report.saved]))
@@ -187,7 +212,7 @@ class Run:
             ts = np.concatenate([chunk[0] for chunk in self._chunks])
             ys = np.concatenate([chunk[1] for chunk in self._chunks])
         else:
-            ts, ys = self._times[: report.saved], np.asarray(self._outputs[1].ys)[: report.saved]
+            ts, ys = self._times[: report.saved], np.asarray(self._buffers.ys)[: report.saved]
         retcode = self._retcode or RETCODES[report.code]
         if not ALGORITHMS[self._how.algorithm].adaptive or not self._how.adaptive:
             bad = ~np.isfinite(ys).all(axis=1)
