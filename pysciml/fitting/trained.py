@@ -1,0 +1,78 @@
+"""What a training returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pysciml.problem import Problem
+from pysciml.solve import solve
+
+_CURVE_POINTS = 501
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained problem and how it got there.
+
+    Attributes
+    ----------
+    problem : Problem
+        With the trained numbers and weights in place: those of the last epoch, or with validation
+        those of the epoch that did best there.
+    history : xarray.Dataset, over ``epoch``
+        ``loss`` (the mean weighted square of model minus data), ``regularization`` (weighted, as it
+        is added), ``n_rhs`` (evaluations of the right-hand side by the solves of the epoch, forward),
+        ``seconds`` since the start; ``validation`` where there is any.
+    data : xarray.Dataset
+        As given.
+    success : bool
+        Whether it went on to the last epoch or stopped early as asked.
+    message : str
+        How it ended.
+    options : dict
+        The solver options of the training, which `solution` uses too.
+    """
+
+    problem: Problem
+    history: xr.Dataset
+    data: xr.Dataset
+    success: bool
+    message: str
+    options: dict[str, Any] = field(repr=False)
+
+    @property
+    def loss(self) -> float:
+        """The loss of the last epoch."""
+        return float(self.history["loss"].values[-1]) if self.history.sizes["epoch"] else float("nan")
+
+    @cached_property
+    def solution(self) -> xr.Dataset:
+        """The trained problem solved over its ``tspan``: at the data and densely between them.
+
+        Raises
+        ------
+        SolverError
+            If it cannot be solved.
+        """
+        start, end = self.problem.tspan
+        low, high = min(start, end), max(start, end)
+        inside = np.clip(np.asarray(self.data["t"].values, dtype=np.float64), low, high)
+        times = np.union1d(np.linspace(start, end, _CURVE_POINTS), inside)
+        return solve(self.problem, saveat=times if end > start else times[::-1], **self.options)
+
+    def __repr__(self) -> str:
+        n = self.history.sizes["epoch"]
+        lines = [f"Training of {self.problem.system.name}: {self.message}"]
+        if n:
+            h = self.history
+            seconds, first, last = (float(v) for v in (h["seconds"][-1], h["n_rhs"][0], h["n_rhs"][-1]))
+            lines.append(
+                f"  {n} epochs in {seconds:.3g} s; loss {float(h['loss'][0]):.4g} -> {float(h['loss'][-1]):.4g}; "
+                f"evaluations {first:.4g} -> {last:.4g}"
+            )
+        return "\n".join(lines)

@@ -1,0 +1,328 @@
+"""Training: gradient descent on problems with networks, with regularizers, checkpoints and validation."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from pysciml.engines.base import Array, get
+from pysciml.errors import ProblemError, SolverError, UnsupportedError
+from pysciml.fitting.checkpoints import COLUMNS, State, fingerprint, restore, store
+from pysciml.fitting.inputs import Observations, read_data
+from pysciml.fitting.result import FitWarning
+from pysciml.fitting.trained import TrainingResult
+from pysciml.fitting.training_options import (
+    Trained,
+    TrainingOptions,
+    make_optimizer,
+    read_options,
+    read_trainable,
+    read_validation,
+)
+from pysciml.fitting.windows import Windows, cut, first_states, lay_out
+from pysciml.neural.regularizers import RandomEndTime
+from pysciml.problem import Problem
+
+#: Observations that a window has at least, where the user does not say how many windows there are.
+_LEAST_TIMES: Final = 5
+#: Steps of a solve that are compiled for at first; more where they are needed.
+_CAPACITY: Final = 64
+_SHOWN_EVERY: Final = 0.2
+
+
+def train(problem: Problem, data: xr.Dataset, trainable: list[Any], options: Mapping[str, Any]) -> TrainingResult:
+    """See `pysciml.fitting.front.fit`."""
+    get("jax")  # says what to install, if it is missing
+    chosen = read_options(options)
+    _check_problem(problem)
+    observations = read_data(problem, data, options["sigma"], options["weights"])
+    trained = read_trainable(problem, trainable, options["log"])
+    until, held_out = read_validation(problem, options["validation"], observations)
+    if chosen.patience is not None and held_out is None:
+        raise ProblemError("patience needs validation: a share of the times, or a Dataset", symbol="patience")
+    counts = chosen.segments or _stages(problem, observations, trained, chosen.epochs)
+    edges = cut(observations, problem.tspan[0], counts[0], until)
+    stages = [lay_out(observations, edges[:: counts[0] // n]) for n in counts]
+    shift = next((r.b for r in chosen.regularizers if isinstance(r, RandomEndTime)), 0.0)
+    allowed = min(windows.shift_allowed() for windows in stages)
+    if shift >= allowed:
+        raise ProblemError(
+            f"RandomEndTime: b must be less than half the time between observations ({allowed:.4g}), not {shift:g}",
+            symbol="b",
+        )
+    check = None
+    if held_out is not None:
+        check = lay_out(held_out, cut(held_out, problem.tspan[0], 1))
+        if until is not None:  # the tail alone counts
+            late = np.abs(check.length[0]) * check.times > np.abs(until - problem.tspan[0]) * (1 + 1e-12)
+            check = Windows(**{**vars(check), "scale": check.scale * late[None, :, None]})
+            check = Windows(**{**vars(check), "count": int(np.count_nonzero(check.scale))})
+    starts = first_states(observations, edges, problem.u0)
+    return _Training(problem, data, starts, trained, stages, check, chosen).run()
+
+
+def _stages(problem: Problem, data: Observations, trained: Trained, epochs: int) -> tuple[int, ...]:
+    """Numbers of windows, stage by stage, where the user gives none.
+
+    A network that starts at random sends a long solution anywhere, and the loss with it. Where all states are
+    observed, it learns on short windows first, which are then joined four by four.
+    """
+    model = problem.system.model
+    scalars = len(model.parameters)
+    seen = {row for row, mask in zip(data.rows.tolist(), data.present, strict=True) if mask.mean() > 0.9}
+    if not (trained.by_p >= scalars).any() or not set(range(len(model.states))) <= seen:
+        return (1,)
+    later = data.times.size - int(data.times[0] == problem.tspan[0])
+    counts = [4**k for k in range(4) if 4**k * _LEAST_TIMES <= later]
+    return tuple(reversed(counts)) if epochs >= 10 * len(counts) and counts else (1,)
+
+
+def _check_problem(problem: Problem) -> None:
+    model = problem.system.model
+    if model.kind == "sde":
+        raise UnsupportedError(
+            f"{problem.system.name} is stochastic: training compares one solution with data, and its solutions are "
+            "random; pysciml.neural.NeuralSDE is differentiable and can be trained on moments or distributions"
+        )
+    if model.kind != "ode" or model.events:
+        what = "events" if model.events else f"{model.kind} systems"
+        raise UnsupportedError(f"training is for ordinary differential equations; {what} are not supported")
+
+
+class _Training:
+    """One training: its state, and the compiled functions that move it on."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        data: xr.Dataset,
+        starts: Array,
+        trained: Trained,
+        stages: list[Windows],
+        check: Windows | None,
+        options: TrainingOptions,
+    ) -> None:
+        from pysciml.fitting.objective import Layout, Objective
+
+        self.problem, self.data, self.options = problem, data, options
+        self.stages, self.check = stages, check
+        n_starts = stages[0].n - 1
+        self.layout = Layout(trained.by_p, trained.by_u0, trained.log, n_starts)
+        spread = np.ptp(starts, axis=0) if n_starts else np.ones(problem.u0.size)
+        self.objective = Objective(
+            problem.system.model,
+            problem.u0,
+            problem.p,
+            self.layout,
+            options.regularizers,
+            options.algorithm,
+            options.rtol,
+            options.atol,
+            options.continuity,
+            np.where(spread > 0, spread, 1.0),
+        )
+        self.optimizer = make_optimizer(options)
+        self.start = np.concatenate([trained.inner(), starts[1:].ravel()])
+        annealed = any(r.final is not None for r in options.regularizers)
+        self.mark = fingerprint(
+            problem.system.model.hash,
+            problem.u0,
+            problem.p,
+            self.start,
+            trained.by_p,
+            trained.by_u0,
+            trained.log,
+            *(getattr(part, name) for part in stages for name in ("start", "times", "values", "scale", "rows")),
+            None if check is None else (check.times.tobytes(), check.values.tobytes(), check.scale.tobytes()),
+            options.regularizers,
+            # More epochs may follow where nothing depends on how many there are.
+            options.epochs if annealed or len(stages) > 1 else None,
+            (options.optimizer_name, None if callable(options.learning_rate) else options.learning_rate),
+            (options.seed, options.batch_size, options.continuity, options.algorithm, options.rtol, options.atol),
+        )
+        self._compiled: dict[tuple[int, int], Callable[..., Any]] = {}
+
+    # -- compiled functions ------------------------------------------------------------------------
+
+    def stage(self, epoch: int) -> int:
+        """Which stage an epoch is in; the last one has twice the epochs of the others."""
+        n = len(self.stages)
+        return min(epoch * (n + 1) // self.options.epochs, n - 1)
+
+    def _step(self, stage: int, capacity: int) -> Callable[..., Any]:
+        """``(theta, optimizer leaves, chosen, coefficients, key) -> (theta, leaves, value, finite)``."""
+        key = (stage, capacity)
+        if key not in self._compiled:
+            import jax
+            import jax.numpy as jnp
+            import optax
+
+            windows = self.stages[stage]
+            loss = self.objective.make(windows, self.stages[0].n // windows.n, capacity, train=True)
+            structure = jax.tree.structure(self.optimizer.init(jnp.asarray(self.start)))
+
+            def step(theta: Any, leaves: Any, chosen: Any, coefficients: Any, random: Any) -> Any:
+                (total, value), slope = jax.value_and_grad(loss, has_aux=True)(theta, chosen, coefficients, random)
+                change, state = self.optimizer.update(slope, jax.tree.unflatten(structure, leaves), theta)
+                fine = value.success & jnp.isfinite(total) & jnp.isfinite(slope).all()
+                return optax.apply_updates(theta, change), jax.tree.leaves(state), value, fine
+
+            self._compiled[key] = jax.jit(step)
+        return self._compiled[key]
+
+    def _validate(self, theta: Array, capacity: int) -> float:
+        assert self.check is not None
+        key = (-1, capacity)
+        if key not in self._compiled:
+            import jax
+
+            self._compiled[key] = jax.jit(self.objective.make(self.check, 1, capacity, train=False))
+        import jax
+
+        random = jax.random.key(0)
+        _, value = self._compiled[key](theta, np.zeros(1, dtype=np.int64), np.zeros(0), random)
+        if bool(value.full) and 2 * capacity <= self.options.max_steps:
+            return self._validate(theta, 2 * capacity)
+        return float(value.loss) if bool(value.success) else np.inf
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def run(self) -> TrainingResult:
+        """Train, or go on with a training."""
+        import jax
+
+        from pysciml.engines.jax.compiling import double_precision
+
+        with double_precision():
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.optimizer.init(jax.numpy.asarray(self.start)))]
+            state = State(self.start, leaves, self.start.copy(), capacity=min(_CAPACITY, self.options.max_steps))
+            path = self.options.checkpoint
+            if path is not None:
+                state = restore(path, self.mark, state) or state
+            begin = time.perf_counter() - (state.history["seconds"][-1] if state.epoch else 0.0)
+            shown = 0.0
+            message, success = f"all {self.options.epochs} epochs done", True
+            try:
+                while state.epoch < self.options.epochs:
+                    failed = self._epoch(state, begin)
+                    if failed:
+                        message, success = failed, False
+                        warnings.warn(f"the training stopped: {failed}", FitWarning, stacklevel=4)
+                        break
+                    if path is not None and state.epoch % self.options.checkpoint_every == 0:
+                        store(path, state, self.mark)
+                    if self.options.progress and time.perf_counter() - shown > _SHOWN_EVERY:
+                        shown = time.perf_counter()
+                        self._show(state)
+                    if self.options.patience is not None and state.waited >= self.options.patience:
+                        message = f"stopped early: validation has not improved for {state.waited} epochs"
+                        break
+            except KeyboardInterrupt:
+                message, success = f"interrupted by the user after {state.epoch} epochs", False
+            if path is not None and state.epoch:
+                store(path, state, self.mark)
+        if self.options.progress:
+            self._show(state)
+            sys.stderr.write("\n")
+        return self._result(state, success, message)
+
+    def _epoch(self, state: State, begin: float) -> str:
+        """One epoch; the state is changed only if all of it went well. Returns what went wrong."""
+        import jax
+
+        options = self.options
+        done = state.epoch / max(options.epochs - 1, 1)
+        coefficients = np.array([float(r.coefficient(done)) for r in options.regularizers], dtype=np.float64)
+        stage = self.stage(state.epoch)
+        n = self.stages[stage].n
+        size = min(options.batch_size or n, n)
+        order = np.arange(n)
+        if size < n:
+            order = np.random.default_rng([options.seed, state.epoch]).permutation(n)
+        batches = np.array_split(order, -(-n // size))
+        random = jax.random.fold_in(jax.random.key(options.seed), state.epoch)
+        theta, leaves = state.theta, state.optimizer
+        totals = np.zeros(3)
+        for number, batch in enumerate(batches):
+            key = jax.random.fold_in(random, number)
+            while True:
+                step = self._step(stage, state.capacity)
+                new, moved, value, fine = step(theta, leaves, np.sort(batch), coefficients, key)
+                if not bool(value.full) or 2 * state.capacity > options.max_steps:
+                    break
+                state.capacity *= 2  # compiled again, for solves of more steps
+            if not bool(fine):
+                return self._what_failed(state, bool(value.full))
+            theta, leaves = new, moved
+            share = len(batch) / n
+            totals += [share * float(value.loss), share * float(value.regularization), float(value.n_rhs)]
+        before = state.theta  # the losses are those of the numbers the epoch began with
+        validation = np.nan
+        if self.check is not None:
+            validation = self._validate(before, state.capacity)
+            state.waited += 1
+            if validation < state.best_validation:
+                state.best, state.best_validation, state.waited = np.asarray(before), validation, 0
+        state.theta = np.asarray(theta)
+        state.optimizer = [np.asarray(leaf) for leaf in leaves]
+        state.epoch += 1
+        row = (totals[0], totals[1], validation, totals[2], time.perf_counter() - begin)
+        for name, entry in zip(COLUMNS, row, strict=True):
+            state.history[name].append(float(entry))
+        return ""
+
+    def _what_failed(self, state: State, full: bool) -> str:
+        why = (
+            f"the solve takes more than max_steps={self.options.max_steps} steps"
+            if full
+            else "the solve or its gradient is not finite"
+        )
+        if state.epoch == 0:
+            raise SolverError(
+                f"{self.problem.system.name}: {why} with the starting numbers (jax engine, {self.options.algorithm}); "
+                "train on shorter pieces by segments=, or start from smaller weights",
+                retcode="MaxIters" if full else "Unstable",
+            )
+        return f"{why} in epoch {state.epoch + 1}; the result holds the last good state"
+
+    def _show(self, state: State) -> None:
+        h = state.history
+        if state.epoch:
+            extra = f"  validation {h['validation'][-1]:.4g}" if self.check is not None else ""
+            sys.stderr.write(
+                f"\r{self.problem.system.name}: epoch {state.epoch}/{self.options.epochs}  loss {h['loss'][-1]:.4g}"
+                f"{extra}  evaluations {h['n_rhs'][-1]:.0f}   "
+            )
+            sys.stderr.flush()
+
+    def _result(self, state: State, success: bool, message: str) -> TrainingResult:
+        best = self.check is not None and np.isfinite(state.best_validation)
+        u0, p, _ = self.layout.unpack(state.best if best else state.theta, self.problem.u0, self.problem.p)
+        model = self.problem.system.model
+        numbers: dict[str, Any] = dict(zip(model.parameters, p.tolist(), strict=False))
+        numbers |= {name: p[block] for name, block in model.blocks.items()}
+        columns = [name for name in COLUMNS if name != "validation" or self.check is not None]
+        history = xr.Dataset(
+            {name: ("epoch", np.array(state.history[name])) for name in columns},
+            coords={"epoch": np.arange(1, state.epoch + 1)},
+        )
+        history["seconds"].attrs["units"] = "s"
+        return TrainingResult(
+            problem=self.problem.remake(u0=dict(zip(model.states, u0.tolist(), strict=True)), p=numbers),
+            history=history,
+            data=self.data if isinstance(self.data, xr.Dataset) else self.data.to_dataset(),
+            success=success,
+            message=message,
+            options={
+                "alg": self.options.algorithm,
+                "engine": "jax",
+                "rtol": self.options.rtol,
+                "atol": self.options.atol,
+            },
+        )
