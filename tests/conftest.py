@@ -22,6 +22,16 @@ hypothesis.settings.register_profile("explore", derandomize=False, deadline=None
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
+@pytest.fixture(scope="session")
+def julia_engine() -> None:
+    """Skips, with the engine's own words, where the Julia engine cannot run."""
+    from pysciml.engines.julia import JuliaEngine
+
+    reason = JuliaEngine().unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if JULIA_WANTED:
         return

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pysciml as ps
 from pysciml import cli
 from pysciml.engines.julia import JuliaEngine, bridge, environment, setup
 from pysciml.engines.julia.engine import OPERATIONS
+from pysciml.engines.julia.many import path_seeds
 from pysciml.errors import EngineUnavailableError, UnsupportedError
 from pysciml.graph import ops
 
@@ -186,3 +188,10 @@ def test_the_operations_are_those_of_the_julia_package() -> None:
     named = {int(code): name for code, name in re.findall(r"^    (\d+) => \w+\(:(\w+)", source, re.MULTILINE)}
     assert named == {code: ops.OPS[code].name for code in OPERATIONS if 10 <= code != ops.SELECT}
     assert f"SELECT = 0x{ops.SELECT:02x}" in source
+
+
+def test_paths_have_seeds_of_their_own_and_the_first_is_the_given_one() -> None:
+    seeds = path_seeds(7, np.arange(100_000, dtype=np.uint32))
+    assert seeds[0] == 7
+    assert len(np.unique(seeds)) == 100_000
+    np.testing.assert_array_equal(path_seeds(7, np.array([5, 9], dtype=np.uint32)), seeds[[5, 9]])

@@ -38,7 +38,6 @@ ALGORITHMS: Final[dict[str, tuple[str, str]]] = {
         ("ode", "DP5", "explicit Runge-Kutta, order 5(4) (Dormand & Prince 1980)"),
         ("ode", "DP8", "explicit Runge-Kutta, order 8(5,3) (Hairer, Norsett & Wanner 1993)"),
         ("ode", "ROCK4", "stabilized explicit, order 4, for mildly stiff problems (Abdulle 2002)"),
-        ("ode", "VCABM", "Adams-Bashforth-Moulton, variable order (Shampine & Gordon 1975)"),
         ("sde", "EM", "Euler-Maruyama, strong order 1/2, any noise, fixed steps"),
         ("sde", "LambaEM", "Euler-Maruyama with adaptive steps, any noise (Lamba 2003)"),
         ("sde", "RKMil", "Milstein, strong order 1, diagonal noise"),

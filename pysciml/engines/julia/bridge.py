@@ -30,6 +30,7 @@ _SETTINGS: Final = {
 
 _lock = threading.RLock()
 _started: tuple[int, Any] | None = None
+_interrupts_are_ours = False
 
 
 def running() -> bool:
@@ -57,6 +58,7 @@ def julia() -> Any:
                 "multiprocessing, or fork before the first solve",
                 engine="julia",
             )
+        _give_back_interrupts()
         return module
 
 
@@ -87,13 +89,19 @@ def _start() -> Any:
     finally:
         for key in ours:
             os.environ.pop(key, None)
-        _give_back_interrupts()
     return module
 
 
 def _give_back_interrupts() -> None:
-    """Let Ctrl-C reach Python again: Julia blocks it in the thread that started it."""
-    if hasattr(signal, "pthread_sigmask") and threading.current_thread() is threading.main_thread():
+    """Let Ctrl-C reach Python again: Julia blocks the signal and takes over its handler."""
+    global _interrupts_are_ours
+    if _interrupts_are_ours or threading.current_thread() is not threading.main_thread():
+        return  # Python sets handlers in its main thread alone: the first call from there does it
+    _interrupts_are_ours = True
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not None:
+        signal.signal(signal.SIGINT, handler)
+    if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
+from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge, environment
 from pysciml.engines.julia.algorithms import ALGORITHMS
 from pysciml.errors import ProblemError, UnsupportedError
@@ -66,6 +67,7 @@ class JuliaEngine(Engine):
             raise self._unsupported(
                 f"the julia engine solves {', '.join(self.kinds)}, and {model.name!r} is {model.kind}", algorithm
             )
+        self.check_fields(model)
         missing = [ops.OPS[code].name for code in sorted(model.graph.used_ops() - OPERATIONS)]
         if missing:
             raise self._unsupported(f"the julia engine cannot evaluate {', '.join(missing)}", algorithm)
@@ -81,10 +83,8 @@ class JuliaEngine(Engine):
         if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", algorithm) is None:
             self.check_algorithm(algorithm)
         if self.unavailable() is None:  # rarer ones are known to Julia only
-            try:
-                bridge.julia().algorithm(algorithm, bridge.julia().Symbol(model.kind))
-            except Exception as error:
-                raise self._unsupported(f"the julia engine: {bridge.message_of(error)}", algorithm) from error
+            module = bridge.julia()
+            self._translated(lambda: module.algorithm(algorithm, module.Symbol(model.kind)), algorithm)
 
     def solve(
         self,
@@ -127,7 +127,7 @@ class JuliaEngine(Engine):
             retcode, message = "Interrupted", "interrupted"
         raw = RawSolution(
             t=np.asarray(t),
-            u=np.asarray(u).T,
+            u=np.asarray(u).T if len(t) else np.zeros((len(u0), 0)),
             algorithm=label,
             retcode=retcode,
             message=message or _MESSAGES.get(retcode, "").format(max_steps=options.max_steps),
@@ -142,6 +142,12 @@ class JuliaEngine(Engine):
         if model.kind == "sde":
             raw.extra["seed"] = seed
         return raw
+
+    def solve_many(self, model: Model, algorithm: str | None, batch: Batch, options: BatchOptions) -> BatchReport:
+        """See `pysciml.engines.batch.BatchEngine`."""
+        from pysciml.engines.julia.many import solve_many
+
+        return solve_many(model, algorithm, batch, options, lambda call: self._translated(call, algorithm))
 
     def _advance(self, module: Any, run: Any, model: Model, tspan: tuple[float, float], options: SolveOptions) -> bool:
         """Let Julia work until it is done; whether it was interrupted."""

@@ -1,0 +1,30 @@
+# julia --project=ENVIRONMENT setup.jl PACKAGE_FOLDER PYTHONCALL_VERSION
+#
+# Fills the environment of `pysciml julia setup`. Running it again changes nothing that is right.
+
+using Pkg
+
+const SOLVERS = [
+    "DelayDiffEq",
+    "OrdinaryDiffEq",
+    "OrdinaryDiffEqFIRK",
+    "OrdinaryDiffEqHighOrderRK",
+    "OrdinaryDiffEqLowOrderRK",
+    "OrdinaryDiffEqSDIRK",
+    "OrdinaryDiffEqSSPRK",
+    "OrdinaryDiffEqStabilizedRK",
+    "StochasticDiffEq",
+]
+
+# What `System.to_julia()` may use besides.
+const MORE = ["NaNMath", "SpecialFunctions"]
+
+function main(folder::AbstractString, pythoncall::AbstractString)
+    # PythonCall and juliacall are two halves of one program: their versions must be the same.
+    Pkg.develop(PackageSpec(path = folder))
+    Pkg.add([PackageSpec(name = "PythonCall", version = pythoncall); [PackageSpec(name = name) for name in [SOLVERS; MORE]]])
+    Pkg.precompile(strict = true)
+    return nothing
+end
+
+main(ARGS...)

@@ -1,0 +1,49 @@
+"""
+    PySciML
+
+The Julia side of pysciml: a model arrives as flat arrays (the expression graph), becomes Symbolics.jl
+expressions, is compiled, and is solved by DifferentialEquations.jl. Nothing calls back into Python.
+
+The way through the files: `graph.jl` (arrays, checked), `operations.jl` (the closed table of
+operations), `symbolic.jl` (graph to Symbolics), `compile.jl` (Symbolics to functions), `jacobian.jl`,
+`noise.jl` and `delays.jl` (what stochastic and delayed models have), `model.jl` (all of these together),
+`algorithms.jl` (names to algorithms), `events.jl`, `problems.jl` (models to SciML problems), `solve.jl`
+(bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
+`workload.jl` (what is compiled beforehand).
+"""
+module PySciML
+
+using ADTypes: AutoFiniteDiff, AutoForwardDiff, AutoSparse, KnownJacobianSparsityDetector
+using DifferentiationInterface: Constant, jacobian!, prepare_jacobian
+using ForwardDiff: ForwardDiff
+using FunctionWrappers: FunctionWrapper
+using LinearAlgebra: Diagonal, I, lu, norm
+using Logging: NullLogger, with_logger
+using NaNMath: NaNMath
+using PrecompileTools: @compile_workload, workload_enabled
+using SciMLBase: SciMLBase, CallbackSet, ContinuousCallback, ODEFunction, ODEProblem, ReturnCode, init, step!, terminate!
+using SparseArrays: SparseArrays, SparseMatrixCSC, findnz, nnz, nonzeros, sparse
+using SparseMatrixColorings: GreedyColoringAlgorithm
+using SpecialFunctions: SpecialFunctions
+using SymbolicUtils: SymbolicUtils
+using Symbolics: Symbolics, Num
+
+include("graph.jl")
+include("operations.jl")
+include("symbolic.jl")
+include("compile.jl")
+include("jacobian.jl")
+include("noise.jl")
+include("delays.jl")
+include("model.jl")
+include("algorithms.jl")
+include("events.jl")
+include("problems.jl")
+include("solve.jl")
+include("results.jl")
+include("ensembles.jl")
+include("workload.jl")
+
+@compile_workload example_model("ode")
+
+end

@@ -1,0 +1,63 @@
+"""
+    result(run)
+
+What was computed: `(t, u, algorithm, retcode, message, n_steps, n_rejected, n_rhs, seconds, event_times,
+event_numbers)` with `u` of shape `(n_t, n_states)`, and zero-based event numbers. Values from the
+first one on that is not finite are left out.
+"""
+function result(run::Run)
+    if run.integrator === nothing
+        return (Vec(), zeros(0, 0), run.algorithm, "InitialFailure", run.message, 0, 0, 0, run.seconds, Vec(), Int[])
+    end
+    t, u = Base.invokelatest(arrays, run.integrator, run.saveat, run.retcode)
+    stats = run.integrator.stats
+    return (
+        t,
+        u,
+        isempty(run.algorithm) ? Base.invokelatest(name_of_default, run.integrator) : run.algorithm,
+        run.finished ? String(run.retcode) : "Interrupted",
+        run.finished ? run.message : "interrupted",
+        Int(stats.naccept),
+        Int(stats.nreject),
+        Int(stats.nf),
+        run.seconds,
+        run.log.times,
+        run.log.numbers .- 1,
+    )
+end
+
+"What the default algorithm chose, in the order of use."
+function name_of_default(integrator)
+    algorithm = integrator.alg
+    hasproperty(algorithm, :algs) || return name_of(algorithm)
+    choices = integrator.sol.alg_choice
+    used = choices === nothing || isempty(choices) ? [integrator.cache.current] : unique(choices)
+    return join([name_of(algorithm.algs[k]) for k in used], "+")
+end
+
+function arrays(integrator, saveat::Union{Nothing, Vec}, retcode::Symbol)
+    saved = integrator.sol
+    times::Vec = saved.t
+    states::Vector{Vec} = saved.u
+    count = min(length(times), length(states))
+    # While a solve is under way the solution may have room for more than has been saved.
+    retcode === :Default && (count = min(count, integrator.saveiter))
+    finite = findfirst(k -> !all(isfinite, states[k]), 1:count)
+    finite === nothing || (count = finite - 1)
+    extra = retcode === :Terminated && (count == 0 || times[count] != integrator.t)
+    n = length(integrator.u)
+    t = Vec(undef, count + extra)
+    u = Matrix{Float64}(undef, count + extra, n)
+    for k in 1:count
+        t[k] = times[k]
+        state = states[k]
+        for i in 1:n
+            u[k, i] = state[i]
+        end
+    end
+    if extra # where a terminal event ended the solve is always part of the solution
+        t[end] = integrator.t
+        u[end, :] = integrator.u
+    end
+    return t, u
+end

@@ -1,0 +1,324 @@
+using LinearAlgebra
+using PySciML
+using PySciML: Graph, Model, SciMLBase
+using SparseArrays
+using Test
+
+"A graph written down node by node: `(code, operands...)`, constants as `(:const, value)`, leaves as `(:state, i)`."
+function build(nodes, n_states, n_params)
+    codes = Dict(operation.name => code for (code, operation) in PySciML.OPERATIONS)
+    n = length(nodes)
+    op = zeros(UInt8, n)
+    args = fill(Int32(-1), n, 3)
+    constant = zeros(n)
+    index = fill(Int32(-1), n)
+    for (i, (name, operands...)) in enumerate(nodes)
+        op[i] = codes[name]
+        if name === :const
+            constant[i] = operands[1]
+        elseif name in (:state, :param)
+            index[i] = operands[1] - 1
+        else
+            name === :history && (index[i] = 0)
+            for (k, operand) in enumerate(operands)
+                args[i, k] = operand - 1
+            end
+        end
+    end
+    return Graph(op, args, constant, index, n_states, n_params)
+end
+
+function solve(model, u0, p, tspan, name; rtol = 1e-8, atol = 1e-8, saveat = nothing, dt = 0.0, max_steps = 10^6, seed = 1)
+    run = PySciML.start(model, u0, p, tspan..., name, rtol, atol, saveat, dt, max_steps, seed)
+    while !PySciML.advance!(run, 1.0)
+    end
+    return PySciML.result(run)
+end
+
+"du/dt = p*u"
+decay() = build([(:state, 1), (:param, 1), (:mul, 1, 2)], 1, 1)
+
+@testset "graph" begin
+    @test length(decay()) == 3
+    bad(nodes) = try
+        build(nodes, 1, 1)
+        ""
+    catch error
+        sprint(showerror, error)
+    end
+    @test occursin("bad index", bad([(:state, 2)]))
+    @test occursin("bad operands", bad([(:state, 1), (:add, 1, 2)]))
+    @test occursin("bad operands", bad([(:state, 1), (:sin,)]))
+    @test_throws ArgumentError Graph(UInt8[200], fill(-1, 1, 3), [0.0], [-1], 1, 1)
+    @test_throws ArgumentError Graph(UInt8[0], fill(-1, 2, 3), [0.0], [-1], 1, 1)
+    graph = build([(:state, 1), (:param, 1), (:time,), (:add, 1, 2)], 1, 1)
+    @test PySciML.reachable(graph, [4]) == [true, true, false, true]
+    @test !PySciML.depends_on(graph, [4], PySciML.TIME)
+end
+
+@testset "operations" begin
+    one_of(name, arity, values) = begin
+        nodes = Any[(:state, k) for k in 1:arity]
+        push!(nodes, (name, 1:arity...))
+        PySciML.evaluate(build(nodes, arity, 0), [arity], collect(Float64, values), Float64[], 0.0)[1]
+    end
+    unary = [
+        :neg => -, :sqrt => sqrt, :exp => exp, :log => log, :sin => sin, :cos => cos, :tan => tan,
+        :asin => asin, :acos => acos, :atan => atan, :sinh => sinh, :cosh => cosh, :tanh => tanh,
+        :asinh => asinh, :abs => abs, :sign => sign, :floor => floor, :ceil => ceil,
+    ]
+    for (name, f) in unary
+        @test one_of(name, 1, [0.3]) ≈ f(0.3)
+    end
+    @test one_of(:acosh, 1, [1.3]) ≈ acosh(1.3)
+    @test one_of(:heaviside, 1, [-1]) == 0 && one_of(:heaviside, 1, [0]) == 0.5 && one_of(:heaviside, 1, [2]) == 1
+    @test one_of(:mod, 2, [-7, 3]) == 2 && one_of(:mod, 2, [7, -3]) == -2
+    @test one_of(:pow, 2, [2, -1.5]) ≈ 2^-1.5
+    @test one_of(:min, 2, [2, -1]) == -1 && one_of(:max, 2, [2, -1]) == 2
+    @test one_of(:atan2, 2, [1, -1]) ≈ 3π / 4
+    @test one_of(:gamma, 1, [5]) ≈ 24
+    @test one_of(:erf, 1, [0.5]) ≈ 0.5204998778130465
+    @test one_of(:besselj, 2, [0, 2.0]) ≈ 0.22389077914123567
+    @test one_of(:polygamma, 2, [0, 1.0]) ≈ -0.5772156649015329
+    # Outside of its domain a function is NaN and does not throw.
+    for (name, value) in [:sqrt => -1, :log => -1, :asin => 2, :acosh => 0, :loggamma => -0.5, :gamma => -1]
+        @test isnan(one_of(name, 1, [value]))
+    end
+    @test isnan(one_of(:pow, 2, [-1, 0.5]))
+    # Conditions are numbers where a number is wanted, and numbers hold where they are not zero.
+    graph = build([(:state, 1), (:state, 2), (:lt, 1, 2), (:const, 3.0), (:mul, 3, 4), (:and, 3, 1), (:not, 6)], 2, 0)
+    @test PySciML.evaluate(graph, [4, 5, 6], [1.0, 2.0], Float64[], 0.0) == [3.0, 1.0, 0.0]
+    @test PySciML.evaluate(graph, [4, 5, 6], [0.0, 2.0], Float64[], 0.0) == [3.0, 0.0, 1.0]
+    # The branch not taken may be anything.
+    graph = build([(:state, 1), (:const, 0.0), (:gt, 1, 2), (:log, 1), (:select, 3, 4, 2)], 1, 0)
+    @test PySciML.evaluate(graph, [4], [-1.0], Float64[], 0.0) == [0.0]
+end
+
+@testset "shared subexpressions are computed once" begin
+    # 60 doublings of one product: written out as a tree this has 2^60 terms.
+    nodes = Any[(:state, 1), (:sin, 1)]
+    for k in 1:60
+        push!(nodes, (:add, length(nodes), length(nodes)), (:sin, length(nodes) + 1))
+    end
+    graph = build(nodes, 1, 0)
+    expected = foldl((x, _) -> sin(2x), 1:60; init = sin(0.7))
+    @test PySciML.evaluate(graph, [length(graph) - 1], [0.7], Float64[], 0.0)[1] ≈ expected
+end
+
+@testset "an ordinary equation" begin
+    model = Model("ode", decay(), [2], [true])
+    t, u, algorithm, retcode, message, n_steps, n_rejected, n_rhs, seconds, _, _ = solve(model, [1.0], [-1.5], (0.0, 2.0), "Tsit5")
+    @test retcode == "Success" && t[1] == 0 && t[end] == 2 && size(u) == (length(t), 1)
+    @test u[:, 1] ≈ exp.(-1.5 .* t) rtol = 1e-6
+    @test n_steps == length(t) - 1 && n_rhs > 6 * n_steps && seconds > 0
+    for saveat in ([0.5, 1.0], [0.0, 1.0, 2.0])
+        t, u, _ = solve(model, [1.0], [-1.5], (0.0, 2.0), "Vern9"; saveat)
+        @test t == saveat
+        @test u[:, 1] ≈ exp.(-1.5 .* t) rtol = 1e-6
+    end
+    t, u, _ = solve(model, [1.0], [-1.5], (2.0, 0.0), "Tsit5"; saveat = [2.0, 1.0, 0.0])
+    @test t == [2, 1, 0]
+    @test u[:, 1] ≈ exp.(-1.5 .* (t .- 2)) rtol = 1e-6
+    @test solve(model, [1.0], [-1.5], (0.0, 2.0), "Tsit5"; max_steps = 3)[4] == "MaxIters"
+    allocated(f, du, u, p) = (f(du, u, p, 0.0); @allocated f(du, u, p, 0.0))
+    @test allocated(model.rhs, [0.0], [1.0], [1.0]) == 0
+end
+
+@testset "algorithms by name" begin
+    model = Model("ode", decay(), [2], [true])
+    @test PySciML.algorithm("Tsit5", :ode) isa PySciML.find_algorithm(:Tsit5)
+    for name in ("NoSuchThing", "solve", "ODEProblem", "run", "Base", "Tsit5(1)", "Tsit5();exit()")
+        @test_throws ArgumentError PySciML.algorithm(name, :ode)
+    end
+    @test !PySciML.wants_jacobian(model, "Tsit5")
+    @test PySciML.wants_jacobian(model, "Rodas5P") && PySciML.wants_jacobian(model, "")
+    @test "FBDF" in PySciML.algorithm_names(:ode)
+    # Options are read, checked, and never evaluated.
+    made(text) = PySciML.algorithm(text, :ode)
+    @test made("FBDF(max_order = 2)") == made("FBDF(max_order=2)") != made("FBDF")
+    @test made("ImplicitEuler(linsolve = LUFactorization)").linsolve isa SciMLBase.AbstractLinearAlgorithm
+    for (text, reason) in (
+            "FBDF(order = 2)" => "no option order: it has", "FBDF(max_order)" => "no option of the form",
+            "FBDF(max_order = exit())" => "form name = value", "FBDF(linsolve = exit)" => "no linear solver",
+            "FBDF(autodiff = foo)" => "numbers", "Tsit5;" => "does not name", "AutoTsit5(x = 1)" => "no options",
+        )
+        @test_throws reason made(text)
+    end
+end
+
+"Van der Pol, and its derivative: y'' = mu*((1 - y^2)*y' - y)."
+function van_der_pol()
+    graph = build(
+        [
+            (:state, 1), (:state, 2), (:param, 1), (:const, 1.0), (:mul, 1, 1), (:sub, 4, 5), (:mul, 6, 2),
+            (:sub, 7, 1), (:mul, 3, 8), # 9: the second equation
+            (:const, -2.0), (:mul, 10, 1), (:mul, 11, 2), (:sub, 12, 4), (:mul, 3, 13), (:mul, 3, 6),
+        ],
+        2,
+        1,
+    )
+    return graph, [1, 8], [3, 13, 14], [0, 1, 1], [1, 0, 1]
+end
+
+@testset "Jacobians" begin
+    graph, rhs, entries, rows, cols = van_der_pol()
+    f! = PySciML.generate(graph, rhs .+ 1)
+    u, p = [1.2, -0.7], [5.0]
+    exact = [0 1; p[1] * (-2 * u[1] * u[2] - 1) p[1] * (1 - u[1]^2)]
+    J = zeros(2, 2)
+    PySciML.Jacobian(f!, graph, entries, rows, cols).evaluate!(J, u, p, 0.0)
+    @test J ≈ exact
+    pattern = PySciML.sparsity_pattern(collect(zip(rows .+ 1, cols .+ 1)), 2)
+    S = copy(pattern)
+    PySciML.coloured(f!, pattern).evaluate!(S, u, p, 0.0)
+    @test Matrix(S) ≈ exact
+    fill!(J, 0)
+    PySciML.coloured_dense(f!, pattern).evaluate!(J, u, p, 0.0)
+    @test J ≈ exact
+    expressions = PySciML.trace(graph, entries .+ 1, PySciML.Symbols(graph))
+    sparse_one = PySciML.generated_sparse(expressions, collect(zip(rows .+ 1, cols .+ 1)), 2, PySciML.Symbols(graph))
+    S = copy(sparse_one.prototype)
+    sparse_one.evaluate!(S, u, p, 0.0)
+    @test Matrix(S) ≈ exact
+    model = Model("ode", graph, rhs, [true, true])
+    PySciML.set_jacobian!(model, graph, entries, rows, cols)
+    reference = solve(model, [2.0, 0.0], [100.0], (0.0, 2.0), "Rodas5P"; rtol = 1e-11, atol = 1e-11)[2][end, :]
+    # Written by hand for the same algorithm: the same errors, which are larger than the difference.
+    by_hand!(du, u, p, t) = (du[1] = u[2]; du[2] = p[1] * ((1 - u[1]^2) * u[2] - u[1]); nothing)
+    problem = SciMLBase.ODEProblem(by_hand!, [2.0, 0.0], (0.0, 2.0), [100.0])
+    for name in ("FBDF", "Rosenbrock23", "TRBDF2", "")
+        t, u, algorithm, retcode, _ = solve(model, [2.0, 0.0], [100.0], (0.0, 2.0), name; rtol = 1e-6, atol = 1e-8)
+        @test retcode == "Success"
+        @test u[end, 1] ≈ reference[1] rtol = 1e-3
+        chosen = PySciML.algorithm(name, :ode)
+        options = (; reltol = 1e-6, abstol = 1e-8)
+        theirs = chosen === nothing ? SciMLBase.solve(problem; options...) : SciMLBase.solve(problem, chosen; options...)
+        @test u[end, :] ≈ theirs.u[end] rtol = 1e-6
+    end
+end
+
+@testset "algebraic equations" begin
+    # x' = -y, 0 = y - x: y is found from a wrong guess.
+    graph = build([(:state, 1), (:state, 2), (:neg, 2), (:sub, 2, 1), (:const, 1.0), (:const, -1.0)], 2, 0)
+    model = Model("dae", graph, [2, 3], [true, false])
+    PySciML.set_jacobian!(model, graph, [5, 5, 4], [0, 1, 1], [1, 0, 1])
+    for name in ("Rodas5P", "FBDF", "")
+        t, u, algorithm, retcode, _ = solve(model, [1.0, 7.0], Float64[], (0.0, 1.0), name)
+        @test retcode == "Success" && u[1, :] ≈ [1, 1]
+        @test u[end, :] ≈ [exp(-1), exp(-1)] rtol = 1e-5
+    end
+    # 0 = y^2 + 1 has no solution.
+    graph = build([(:state, 1), (:state, 2), (:mul, 2, 2), (:const, 1.0), (:add, 3, 4), (:const, 2.0), (:mul, 6, 2)], 2, 0)
+    model = Model("dae", graph, [0, 4], [true, false])
+    PySciML.set_jacobian!(model, graph, [3, 6], [0, 1], [0, 1])
+    @test solve(model, [1.0, 1.0], Float64[], (0.0, 1.0), "Rodas5P")[4] == "InitialFailure"
+end
+
+@testset "events" begin
+    # A ball under gravity 1 from height 1/2 hits the floor after 1 second with speed 1.
+    graph = build([(:state, 1), (:state, 2), (:const, -1.0), (:const, -0.5), (:mul, 4, 2)], 2, 0)
+    model = Model("ode", graph, [1, 2], [true, true])
+    PySciML.add_event!(model, 0, [4], [1], "down", false)
+    t, u, algorithm, retcode, _, _, _, _, _, times, numbers = solve(model, [0.5, 0.0], Float64[], (0.0, 2.5), "Tsit5")
+    @test retcode == "Success" && times ≈ [1.0, 2.0] && numbers == [0, 0]
+    k = findfirst(==(times[1]), t)
+    @test u[k, 2] ≈ -1 && u[k + 1, 2] ≈ 0.5
+    stopping = Model("ode", graph, [1, 2], [true, true])
+    PySciML.add_event!(stopping, 0, Int[], Int[], "down", true)
+    for saveat in (nothing, [0.0, 0.5, 2.0])
+        t, u, algorithm, retcode, _ = solve(stopping, [0.5, 0.0], Float64[], (0.0, 2.5), "Tsit5"; saveat)
+        @test retcode == "Terminated" && t[end] ≈ 1 && abs(u[end, 1]) < 1e-9
+    end
+    upward = Model("ode", graph, [1, 2], [true, true])
+    PySciML.add_event!(upward, 0, Int[], Int[], "up", true)
+    @test solve(upward, [0.5, 0.0], Float64[], (0.0, 2.5), "Tsit5")[4] == "Success"
+end
+
+"Orders of convergence of errors whose step is halved from one to the next."
+orders(errors) = log2.(errors[1:(end - 1)] ./ errors[2:end])
+
+"The integrator at the end of a solve with fixed steps."
+function fixed_steps(model, u0, p, tspan, name, dt; seed = 1)
+    wanted, chosen, times, options = PySciML.read_options(model, tspan..., name, 1e-3, 1e-3, [tspan[2]], dt, 10^6)
+    merge!(options, Dict(:adaptive => false))
+    run = Base.invokelatest(PySciML.prepare, model, copy(u0), p, tspan..., wanted, chosen, times, options, UInt64(seed))
+    while !PySciML.advance!(run, 1.0)
+    end
+    @assert run.retcode == :Success run.message
+    return run.integrator
+end
+
+@testset "orders of convergence" begin
+    # x' = p*x*cos(t)
+    graph = build([(:state, 1), (:param, 1), (:time,), (:cos, 3), (:mul, 1, 2), (:mul, 5, 4)], 1, 1)
+    model = Model("ode", graph, [5], [true])
+    PySciML.set_jacobian!(model, build([(:param, 1), (:time,), (:cos, 2), (:mul, 1, 3)], 1, 1), [3], [0], [0])
+    methods = ("Midpoint", 2, 0.1), ("BS3", 3, 0.2), ("RK4", 4, 0.2), ("Tsit5", 5, 0.2), ("TRBDF2", 2, 0.2), ("Rodas4", 4, 0.05)
+    for (name, order, first_step) in methods
+        steps = first_step .* (1, 1 / 2, 1 / 4)
+        errors = [abs(fixed_steps(model, [1.0], [1.0], (0.0, 2.0), name, dt).u[1] - exp(sin(2))) for dt in steps]
+        @test all(>(order - 0.4), orders(errors))
+    end
+end
+
+@testset "stochastic equations have their strong orders" begin
+    # dx = p1*x dt + p2*x dW; its exact solution along the path that was drawn.
+    graph = build([(:state, 1), (:param, 1), (:param, 2), (:mul, 1, 2), (:mul, 1, 3)], 1, 2)
+    model = Model("sde", graph, [3], [true])
+    PySciML.set_noise!(model, [4], [0], [0], 1, "diagonal")
+    p = [0.5, 0.8]
+    strong(model, name, exact, dt) = sum(1:300) do seed
+        integrator = fixed_steps(model, [1.0], p, (0.0, 1.0), name, dt; seed)
+        abs(integrator.u[1] - exact(integrator))
+    end / 300
+    geometric(integrator) = exp(p[1] - p[2]^2 / 2 + p[2] * integrator.W.curW[1])
+    for (name, order) in ("EM" => 0.5, "RKMil" => 1.0, "SRIW1" => 1.5, "SOSRI" => 1.5)
+        errors = [strong(model, name, geometric, 2.0^-k) for k in (4, 6, 8)]
+        @test all(abs.(orders(errors) ./ 2 .- order) .< 0.3)
+    end
+    @test_throws "Stratonovich" PySciML.read_options(model, 0.0, 1.0, "EulerHeun", 1e-3, 1e-3, [1.0], 0.1, 10)
+    @test_throws "additive" PySciML.read_options(model, 0.0, 1.0, "SOSRA", 1e-3, 1e-3, [1.0], 0.1, 10)
+end
+
+@testset "delay equations have their orders" begin
+    # x' = -x + x(t - p)/2, x = 1 before 0, p = 1: exponentials between whole numbers.
+    graph = build([(:state, 1), (:param, 1), (:time,), (:sub, 3, 2), (:history, 4), (:const, 0.5), (:mul, 5, 6), (:sub, 7, 1)], 1, 1)
+    model = Model("dde", graph, [7], [true])
+    first_end = 0.5 + 0.5 * exp(-1)
+    exact = (first_end - 0.25 + 0.25) * exp(-1) + 0.25
+    for (name, order) in ("Midpoint" => 2, "BS3" => 3, "RK4" => 4)
+        errors = [abs(fixed_steps(model, [1.0], [1.0], (0.0, 2.0), name, dt).u[1] - exact) for dt in (0.25, 0.125, 0.0625)]
+        @test all(>(order - 0.4), orders(errors))
+    end
+    for name in ("", "Tsit5", "Rodas5P", "TRBDF2")
+        t, u, _, retcode, _ = solve(model, [1.0], [1.0], (0.0, 2.0), name; rtol = 1e-8, atol = 1e-8)
+        @test retcode == "Success"
+        @test u[end, 1] ≈ exact rtol = (name == "TRBDF2" ? 1e-4 : 1e-6)
+    end
+end
+
+@testset "many trajectories are those of single solves" begin
+    graph, rhs, entries, rows, cols = van_der_pol()
+    model = Model("ode", graph, rhs, [true, true])
+    PySciML.set_jacobian!(model, graph, entries, rows, cols)
+    starts, parameters = [2.0 1.5 1.0; 0.0 0.5 -1.0], [1.0 10.0 3.0]
+    times = [0.0, 0.5, 1.0]
+    for name in ("Tsit5", "Rodas5P", ""), threads in (1, 2)
+        u, codes, names, _ = PySciML.solve_many(
+            model, starts, parameters, 0.0, 1.0, name, 1e-6, 1e-8, times, 0.0, 10^5, [1, 2, 3], threads,
+        )
+        @test names[codes .+ 1] == fill("Success", 3)
+        for k in 1:3
+            alone = solve(model, starts[:, k], parameters[:, k], (0.0, 1.0), name; rtol = 1e-6, atol = 1e-8, saveat = times)
+            @test u[:, :, k]' == alone[2]
+        end
+    end
+    # One that cannot be solved leaves the others alone.
+    square = build([(:state, 1), (:mul, 1, 1)], 1, 0)
+    u, codes, names, _ = PySciML.solve_many(
+        Model("ode", square, [1], [true]), [1.0 0.1], zeros(0, 2), 0.0, 2.0, "Tsit5", 1e-6, 1e-8, [2.0], 0.0, 10^4, [1, 2], 2,
+    )
+    @test names[codes[1] + 1] != "Success" && isnan(u[1, 1, 1])
+    @test names[codes[2] + 1] == "Success"
+    @test u[1, 1, 2] ≈ 0.1 / 0.8 rtol = 1e-5
+end

@@ -1,0 +1,78 @@
+"""Ensembles on Julia's threads: portions short enough that Ctrl-C is seen between them."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pysciml.engines.batch import Batch, BatchOptions, BatchReport
+from pysciml.engines.julia import bridge
+from pysciml.engines.julia.transfer import compiled
+from pysciml.graph import Model
+
+#: Seconds of work in a portion.
+_PORTION: Final = 0.5
+#: The steps of Weyl's sequence in Steele, Lea & Flood, Fast splittable pseudorandom number generators (2014).
+_WEYL: Final = np.uint64(0x9E3779B97F4A7C15)
+
+
+def path_seeds(seed: int, paths: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+    """A seed for every path from the ensemble's seed and the path's number alone; path 0 has the seed itself.
+
+    SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): different paths have different seeds.
+    """
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + paths.astype(np.uint64) * _WEYL
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return np.where(paths == 0, np.uint64(seed), z)
+
+
+def solve_many(model: Model, algorithm: str | None, batch: Batch, options: BatchOptions, call: Any) -> BatchReport:
+    """See `pysciml.engines.batch.BatchEngine`; ``call`` runs a function and translates Julia's errors."""
+    module = bridge.julia()
+    name, solving = algorithm or "", options.solve
+    ready, compile_seconds = call(lambda: compiled(model, name))
+    times = np.array([batch.tspan[1]]) if solving.saveat is None else solving.saveat
+    seed = secrets.randbits(63) if solving.seed is None else solving.seed
+    allowed = max(1, options.memory // (16 * (len(times) * len(model.states) + len(model.parameters) + 64)))
+    label = name
+    low, size = 0, min(batch.size, max(2, options.workers))
+    while low < batch.size:
+        high = min(low + size, batch.size)
+        u0, p = batch.inputs(low, high)
+        seeds = path_seeds(seed, batch.paths(low, high))
+        begin = time.perf_counter()
+
+        def portion(u0: Any = u0, p: Any = p, seeds: Any = seeds) -> Any:
+            return module.solve_many._jl_call_nogil(
+                ready.handle,
+                u0.T,
+                p.T,
+                float(batch.tspan[0]),
+                float(batch.tspan[1]),
+                name,
+                solving.rtol,
+                solving.atol,
+                times,
+                solving.dt or 0.0,
+                solving.max_steps,
+                seeds,
+                options.workers,
+            )
+
+        with ready.lock:
+            u, codes, names, label = call(portion)
+            retcodes = np.array(list(names), dtype=np.str_)[np.asarray(codes)]
+            batch.store(low, high, np.asarray(u).T, retcodes)
+        each = (time.perf_counter() - begin) / (high - low)
+        low, size = high, max(1, min(int(_PORTION / each), 4 * size, allowed))
+    extra: dict[str, str | int | float] = {"threads": min(options.workers, int(module.thread_count()))}
+    if model.kind == "sde":
+        extra["seed"] = seed
+    return BatchReport(str(label), compile_seconds, extra)
