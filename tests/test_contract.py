@@ -53,6 +53,15 @@ ps.plot.work_precision(table)
 ps.testing.assert_solvers_agree(problem, rtol=1e-6)
 """
 
+NETWORKS = """
+nn = ps.MLP("nn", inputs=2, outputs=2, hidden=(32,), activation="tanh")
+u, v = nn(x, y)
+hybrid = ps.System([ps.Eq(D(x), a*x + u), ps.Eq(D(y), -c*y + v)])
+fit = ps.fit(ps.Problem(hybrid, {x: 1, y: 1}, (0, 10), {a: 1.5, c: 3}), data=sol, trainable=["nn", "a"],
+             regularize=ps.ErrorEstimate(weight=1e-2), optimizer="adam", learning_rate=1e-2, epochs=500, seed=0)
+fit.problem; fit.history
+"""
+
 FIELDS = """
 X, Y = ps.coordinates("X Y")
 u, v = ps.fields("u v", X, Y)
@@ -119,3 +128,12 @@ def test_fields(session: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Non
     # alpha = 10 mixes everything long before the end, where the well-mixed reaction rests at u = B, v = A/B
     np.testing.assert_allclose(sol.u.isel(t=-1), 3.4, rtol=1e-2)
     np.testing.assert_allclose(sol.v.isel(t=-1), 1 / 3.4, rtol=1e-2)
+
+
+def test_networks(session: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    code = NETWORKS.replace("epochs=500", "epochs=40")  # which is enough to see that it learns
+    run(MODEL + PROBLEM + "sol = ps.solve(problem, saveat=0.1)\n" + code, session, monkeypatch)
+    fit = session["fit"]
+    assert {"loss", "regularization", "n_rhs", "seconds"} <= set(fit.history)
+    assert float(fit.history.loss[-1]) < 0.8 * float(fit.history.loss[0])
+    assert session["ps"].solve(fit.problem).attrs["retcode"] == "Success"
