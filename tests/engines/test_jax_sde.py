@@ -13,6 +13,7 @@ from pysciml.engines.batch import Batch, BatchOptions
 from pysciml.engines.jax import brownian
 from pysciml.engines.jax.algorithms import ALGORITHMS
 from pysciml.engines.jax.noise import is_commutative, stratonovich
+from pysciml.engines.jax.rossler import TABLEAUS
 
 D = ps.D
 x, y = ps.variables("x y")
@@ -59,12 +60,23 @@ ONE = ps.System([ps.Eq(D(x), W)], name="one")
 
 
 @pytest.mark.parametrize(
-    ("alg", "order"), [("EM", 0.5), ("Milstein", 1.0), ("EulerHeun", 1.0), ("GeneralShARK", 1.0), ("SlowRK", 1.5)]
+    ("alg", "order"),
+    [
+        ("EM", 0.5),
+        ("Milstein", 1.0),
+        ("RKMil", 1.0),
+        ("EulerHeun", 1.0),
+        ("GeneralShARK", 1.0),
+        ("SlowRK", 1.5),
+        ("SRIW1", 1.5),
+        ("SOSRI", 1.5),
+    ],
 )
 def test_strong_order_on_geometric_brownian_motion(alg, order):
     """X(1) = exp(mu - sigma^2/2 + sigma W(1)), on the same path."""
-    steps = (8, 32, 128) if ALGORITHMS[alg].family == "increment" else (4, 16)
-    w = ends(ONE, {"x": 0.0}, {}, 1000, "SRA1" if ALGORITHMS[alg].family == "levy" else "EM", 1 / 4)[:, 0]
+    own = ALGORITHMS[alg].family == "increment"
+    steps = {"increment": (8, 32, 128), "levy": (4, 16), "rossler": (16, 128)}[ALGORITHMS[alg].family]
+    w = ends(ONE, {"x": 0.0}, {}, 1000, "EM" if own else "SRA1", 1 / 4)[:, 0]
     exact = np.exp(1.5 - 0.5 + w)
     errors = [
         np.mean(np.abs(ends(GBM, {"x": 1.0}, {"mu": 1.5, "sigma": 1.0}, 1000, alg, 1 / n)[:, 0] - exact)) for n in steps
@@ -83,7 +95,52 @@ def test_strong_order_with_two_noises(alg, order):
     assert np.log(errors[0] / errors[1]) / np.log(8) == pytest.approx(order, abs=0.2)
 
 
-@pytest.mark.parametrize("alg", ["SRA1", "ShARK", "SEA"])
+@pytest.mark.parametrize(("alg", "order"), [("RKMil", 1.0), ("SOSRI", 1.5)])
+def test_strong_order_with_diagonal_noise_and_a_drift_that_couples(alg, order):
+    """dX = (a X + Y) dt + s X dW, dY = s Y dV, against steps many times smaller on the same paths."""
+    system = ps.System([ps.Eq(D(x), -theta * x + y + sigma * x * W), ps.Eq(D(y), sigma * sp.sin(y) * V)], name="pair")
+    start, p = {"x": 1.0, "y": 1.0}, {"theta": 1.0, "sigma": 0.7}
+    fine = ends(system, start, p, 400, "SOSRI" if alg == "SOSRI" else "Milstein", 1 / 512)
+    errors = [np.mean(np.abs(ends(system, start, p, 400, alg, 1 / n) - fine)) for n in (4, 16)]
+    assert np.log(errors[0] / errors[1]) / np.log(4) == pytest.approx(order, abs=0.25)
+
+
+@pytest.mark.parametrize("name", ["SRIW1", "SOSRI"])
+def test_the_tableaus_of_strong_order_fulfil_its_conditions(name):
+    """Rößler 2010, theorem 6.1: the conditions for strong order 3/2, all 25 of them."""
+    tab = TABLEAUS[name]
+
+    def square(rows):
+        return np.array([[0.0] * 4, *([*row, *[0.0] * (4 - len(row))] for row in rows)])
+
+    a0, a1, b0, b1 = map(square, (tab.a0, tab.a1, tab.b0, tab.b1))
+    one = np.ones(4)
+    betas = np.array([tab.beta1, tab.beta2, tab.beta3, tab.beta4])
+    np.testing.assert_allclose(betas @ one, [1, 0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(betas @ b1 @ one, [0, 1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(betas @ a1 @ one, [1, 0, -1, 0], atol=1e-12)
+    np.testing.assert_allclose(betas @ (b1 @ one) ** 2, [1, 0, -1, 2], atol=1e-11)
+    np.testing.assert_allclose(betas @ b1 @ (b1 @ one), [0, 0, 0, 1], atol=1e-11)
+    drift = [one, a0 @ one, b0 @ one, (b0 @ one) ** 2]
+    np.testing.assert_allclose([np.dot(tab.alpha, v) for v in drift], [1, 1 / 2, 1, 3 / 2], atol=1e-12)
+    assert np.dot(tab.beta1, a1 @ b0 @ one) / 2 + np.dot(tab.beta3, a1 @ b0 @ one) / 3 == pytest.approx(0, abs=1e-11)
+    np.testing.assert_allclose(a1 @ one, tab.c1, atol=1e-14)
+
+
+def test_methods_for_separate_noise_refuse_any_other():
+    engine = registry()["jax"]
+    shared = ps.System([ps.Eq(D(x), x * W), ps.Eq(D(y), x * y * W)])  # one noise, whatever it depends on
+    apart = ps.System([ps.Eq(D(x), sp.sqrt(x) * W), ps.Eq(D(y), sigma * y * V)])
+    mixed = ps.System([ps.Eq(D(x), y * x * W), ps.Eq(D(y), sigma * y * V)])
+    for name in ("RKMil", "SOSRI"):
+        engine.check(shared.model, name)
+        engine.check(apart.model, name)
+        for system in (mixed, MULTI):
+            with pytest.raises(ps.UnsupportedError, match=f"{name} needs scalar or diagonal noise"):
+                engine.check(system.model, name)
+
+
+@pytest.mark.parametrize("alg", ["SRA1", "SOSRA", "ShARK", "SEA"])
 def test_additive_methods_converge_with_their_order(alg):
     """On du = sin(u) dt + dW, against steps many times smaller on the same path."""
     system = ps.System([ps.Eq(D(x), sp.sin(x) - theta * x + sigma * W)], name="pull")

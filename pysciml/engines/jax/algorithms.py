@@ -19,24 +19,24 @@ class Algorithm:
         The class in diffrax; empty for what the engine steps itself.
     order : float
         Strong order for stochastic methods.
-    family : {"explicit", "implicit", "euler", "increment", "levy"}
+    family : {"explicit", "implicit", "euler", "increment", "levy", "rossler"}
         How it is stepped.
     adaptive : bool
         Whether it has an error estimate.
     calculus : {"ito", "stratonovich", ""}
         What it converges to by itself.
-    noise : {"any", "commutative", "additive"}
-        What noise it is for.
+    noise : {"any", "commutative", "separate", "additive"}
+        What noise it is for; separate: scalar or diagonal.
     """
 
     about: str
     kind: Literal["ode", "sde"]
     solver: str
     order: float
-    family: Literal["explicit", "implicit", "euler", "increment", "levy"]
+    family: Literal["explicit", "implicit", "euler", "increment", "levy", "rossler"]
     adaptive: bool = True
     calculus: Literal["ito", "stratonovich", ""] = ""
-    noise: Literal["any", "commutative", "additive"] = "any"
+    noise: Literal["any", "commutative", "separate", "additive"] = "any"
 
 
 def _explicit(solver: str, order: int, about: str) -> Algorithm:
@@ -81,6 +81,48 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
         adaptive=False,
         calculus="ito",
         noise="commutative",
+    ),
+    "RKMil": Algorithm(
+        "Milstein without derivatives: scalar or diagonal noise, strong order 1, fixed step dt (Kloeden & Platen 1992)",
+        "sde",
+        "",
+        1.0,
+        "increment",
+        adaptive=False,
+        calculus="ito",
+        noise="separate",
+    ),
+    "SRIW1": Algorithm(
+        "stochastic Runge-Kutta: scalar or diagonal noise, strong order 3/2, fixed step dt (Rößler 2010)",
+        "sde",
+        "",
+        1.5,
+        "rossler",
+        adaptive=False,
+        calculus="ito",
+        noise="separate",
+    ),
+    "SOSRI": Algorithm(
+        "stability-optimized stochastic Runge-Kutta: scalar or diagonal noise, strong order 3/2, fixed step dt "
+        "(Rackauckas & Nie 2020)",
+        "sde",
+        "",
+        1.5,
+        "rossler",
+        adaptive=False,
+        calculus="ito",
+        noise="separate",
+    ),
+    "SOSRA": Algorithm(
+        "stability-optimized stochastic Runge-Kutta: additive scalar or diagonal noise, strong order 3/2, fixed step "
+        "dt (Rackauckas & Nie 2020)",
+        "sde",
+        "",
+        1.5,
+        "rossler",
+        adaptive=False,
+        calculus="ito",
+        noise="additive",
     ),
     "EulerHeun": Algorithm(
         "Heun's method for Stratonovich equations: any noise, strong order 1/2 (1 where it commutes), fixed step dt",

@@ -128,6 +128,16 @@ class JaxEngine(Engine):
                 engine=self.name,
                 algorithm=name,
             )
+        if algorithm.noise == "separate" or algorithm.family == "rossler":
+            from pysciml.engines.jax.rossler import separate
+
+            if not separate(model):
+                raise UnsupportedError(
+                    f"{name} needs scalar or diagonal noise: one noise for each state, depending on no state that another "
+                    f"one drives; that of {model.name!r} is not. EM, EulerHeun, GeneralShARK and SPaRK take any noise",
+                    engine=self.name,
+                    algorithm=name,
+                )
         if algorithm.noise == "commutative" and not commutes(model):
             raise UnsupportedError(
                 f"{name} needs commutative noise, and the noise of {model.name!r} does not commute; "

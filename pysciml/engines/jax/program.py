@@ -17,6 +17,7 @@ from pysciml.engines.jax.algorithms import ALGORITHMS, Algorithm
 from pysciml.engines.jax.implicit import ImplicitStepper
 from pysciml.engines.jax.lower import Function, lower
 from pysciml.engines.jax.noise import stratonovich
+from pysciml.engines.jax.rossler import TABLEAUS, RosslerStepper
 from pysciml.engines.jax.state import Arguments, EventFunctions, Plan
 from pysciml.engines.jax.steppers import EulerStepper, ExplicitStepper, RolledStepper, Stepper
 from pysciml.engines.jax.stochastic import IncrementStepper, LevyStepper, Noise
@@ -163,6 +164,8 @@ def deterministic(
 
 def _stochastic(rhs: Function, noise: Noise, how: Setting, algorithm: Algorithm, args: Arguments) -> Stepper:
     key = brownian.trajectory_key(args.key, args.index)
+    if algorithm.family == "rossler":
+        return RosslerStepper(rhs, noise, TABLEAUS[how.algorithm], key, args.start, args.end, how.depth)
     if algorithm.family == "increment":
         return IncrementStepper(rhs, noise, how.algorithm, key, args.start, args.end, how.depth)
     return LevyStepper(rhs, noise, getattr(diffrax, algorithm.solver)(), key, args.start, args.end, how.depth)

@@ -261,6 +261,9 @@ _EVALUATIONS: Final = {
     "Ralston": (2, 3),
     "Euler": (1, 0),
     "EM": (1, 0),
+    "RKMil": (1, 0),
+    "SOSRI": (4, 0),
+    "SOSRA": (3, 0),
     "Milstein": (1, 0),
     "EulerHeun": (2, 0),
 }

@@ -110,6 +110,8 @@ class ExplicitStepper(Stepper):
 def combine(weights: Any, slopes: list[Any]) -> Any:
     """The weighted sum of the slopes, zeros left out."""
     terms = [float(w) * k for w, k in zip(weights, slopes, strict=True) if w != 0]
+    if not terms:
+        return jnp.zeros_like(slopes[0])
     total = terms[0]
     for term in terms[1:]:
         total = total + term

@@ -45,8 +45,8 @@ class IncrementStepper(Stepper):
     Parameters
     ----------
     drift : function
-        Of the Itô equation for ``"EM"``, of the Stratonovich equation for the others.
-    method : {"EM", "Milstein", "EulerHeun"}
+        Of the Itô equation for ``"EM"`` and ``"RKMil"``, of the Stratonovich equation for the others.
+    method : {"EM", "RKMil", "Milstein", "EulerHeun"}
     key, start, end
         Which path, and the interval it lives on.
     depth : int
@@ -56,7 +56,8 @@ class IncrementStepper(Stepper):
     def __init__(self, drift: Function, noise: Noise, method: str, key: Any, start: Any, end: Any, depth: int) -> None:
         self._drift = drift
         self._noise = noise
-        self._method = {"EM": self._em, "Milstein": self._milstein, "EulerHeun": self._euler_heun}[method]
+        methods = {"EM": self._em, "RKMil": self._rk_mil, "Milstein": self._milstein, "EulerHeun": self._euler_heun}
+        self._method = methods[method]
         self._key = key
         self._start = start
         self._span = end - start
@@ -85,6 +86,16 @@ class IncrementStepper(Stepper):
         """Euler-Maruyama (Maruyama 1955; Kloeden & Platen eq. 10.2.4)."""
         return y + (t_next - t) * self._drift(t, y, p) + self._noise.times(t, y, p, dw)
 
+    def _rk_mil(self, t: Any, t_next: Any, y: Any, p: Any, dw: Any) -> Any:
+        """Milstein's method without derivatives, for scalar and diagonal noise (Kloeden & Platen eq. 11.1.3)."""
+        h = t_next - t
+        root = jnp.sqrt(h)
+        slope, ones = self._drift(t, y, p), jnp.ones_like(dw)
+        g = self._noise.times(t, y, p, ones)
+        moved = self._noise.times(t, y + h * slope + root * g, p, ones)
+        w = jnp.zeros_like(y).at[np.asarray(self._noise.rows)].set(dw[np.asarray(self._noise.cols)])
+        return y + h * slope + g * w + (moved - g) * (w**2 - h) / (2 * root)
+
     def _milstein(self, t: Any, t_next: Any, y: Any, p: Any, dw: Any) -> Any:
         """Milstein's method for commutative noise (Kloeden & Platen eq. 10.3.16, Stratonovich form)."""
         kick = self._noise.times(t, y, p, dw)
@@ -104,6 +115,15 @@ class LevyStepper(Stepper):
 
     def __init__(self, drift: Function, noise: Noise, solver: Any, key: Any, start: Any, end: Any, depth: int) -> None:
         self._solver = solver
+        self._terms = diffrax.MultiTerm(
+            diffrax.ODETerm(drift),  # pyright: ignore[reportArgumentType]
+            diffrax.ControlTerm(noise.matrix, self._make_path(noise, key, start, end, depth)),
+        )
+        self.error_order = 1.5
+
+    @staticmethod
+    def _make_path(noise: Noise, key: Any, start: Any, end: Any, depth: int) -> Any:
+        """The Brownian motion with its space-time Lévy area."""
         # The tree lives on [0, 1] and is scaled here: its interval has to be known when compiling.
         tree = diffrax.VirtualBrownianTree(
             0.0,
@@ -113,11 +133,7 @@ class LevyStepper(Stepper):
             jax.random.wrap_key_data(key, impl="threefry2x32"),
             levy_area=diffrax.SpaceTimeLevyArea,
         )
-        self._terms = diffrax.MultiTerm(
-            diffrax.ODETerm(drift),  # pyright: ignore[reportArgumentType]
-            diffrax.ControlTerm(noise.matrix, _Rescaled(tree=tree, t0=start, t1=end)),
-        )
-        self.error_order = 1.5
+        return _Rescaled(tree=tree, t0=start, t1=end)
 
     def init(self, t: Any, t_next: Any, y: Any, p: Any) -> Any:
         """See `Stepper.init`."""
