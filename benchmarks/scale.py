@@ -71,7 +71,7 @@ def cluster(workers: int) -> Iterator[Any]:
 
     with (
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+            n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
         ) as made,
         Client(made) as client,
     ):
@@ -243,9 +243,10 @@ def kills(scale: float, every: float) -> dict[str, Any]:
                 running, client_killed = subprocess.Popen(arguments, stdout=subprocess.PIPE), True
             if time.monotonic() - last > every:
                 last = time.monotonic()
-                victims = list(client.run(os.getpid).values())
-                os.kill(victims[found["workers killed"] % len(victims)], signal.SIGKILL)
-                found["workers killed"] += 1
+                victims = list(client.run(os.getpid, on_error="ignore").values())
+                for victim in victims[-1:]:
+                    os.kill(victim, signal.SIGKILL)
+                    found["workers killed"] += 1
         output = running.communicate()[0].split()
         found |= dict(
             zip(("retries seen", "workers lost seen", "blocks of the second client"), map(int, output), strict=True)

@@ -19,6 +19,7 @@ from pysciml.ensemble.target import Target
 
 #: The group beside the arrays that holds what is not data.
 BOOKS: Final = "pysciml"
+_ROOT: Final = "zarr.json"
 #: Blocks of more bytes than this are stored as shards of smaller chunks, so that a part can be read.
 _CHUNK: Final = 2**25
 
@@ -61,11 +62,12 @@ def create(
         Of the whole.
     """
     import zarr
+    from zarr.storage import MemoryStore
 
-    _quietly(
-        lambda: coordinates.assign_attrs(attrs).to_zarr(target.zarr(), mode="w", zarr_format=3, consolidated=False)
-    )
-    group = zarr.open_group(target.zarr(), mode="r+", zarr_format=3)
+    made: dict[str, Any] = {}
+    draft = MemoryStore(made)
+    _quietly(lambda: coordinates.assign_attrs(attrs).to_zarr(draft, mode="w", zarr_format=3, consolidated=False))
+    group = zarr.open_group(draft, mode="r+", zarr_format=3)
     group.create_group(BOOKS)
     n_t = coordinates.sizes["t"]
     for name, described in variables.items():
@@ -83,7 +85,10 @@ def create(
             attributes=dict(described),
         )
     _create_text(group, RETCODE, dims, grid)
-    _consolidate(target)
+    _consolidate(draft)
+    # The root comes last: whoever looks before finds nothing, and then everything.
+    for name in sorted(made, key=lambda name: name == _ROOT):
+        target.write(name, made[name].to_bytes())
 
 
 def _create_text(group: Any, name: str, dims: tuple[str, ...], grid: Grid) -> None:
@@ -122,16 +127,15 @@ def _quietly(action: Any) -> None:
         action()
 
 
-def _consolidate(target: Target) -> None:
+def _consolidate(store: Any) -> None:
     import zarr
 
-    _quietly(lambda: zarr.consolidate_metadata(target.zarr(), zarr_format=3))
+    _quietly(lambda: zarr.consolidate_metadata(store, zarr_format=3))
 
 
 def is_complete(target: Target) -> bool:
     """Whether `create` came to its end."""
-    content = target.read("zarr.json")
-    return content is not None and b"consolidated_metadata" in content
+    return target.read(_ROOT) is not None
 
 
 @dataclass
@@ -178,7 +182,7 @@ class Arrays:
             if not text:
                 return
             _create_text(self._group, ERROR, self.dims, self.grid)
-            _consolidate(self.target)
+            _consolidate(self.target.zarr())
         self._group[ERROR][box] = np.full(self.grid.shape_of(box), text, dtype=np.dtypes.StringDType())
 
     def finish(self, attrs: Mapping[str, Any], *, errors: bool) -> None:
@@ -186,7 +190,7 @@ class Arrays:
         if not errors and ERROR in self._group:
             del self._group[ERROR]
         self._group.attrs.update(dict(attrs))
-        _consolidate(self.target)
+        _consolidate(self.target.zarr())
 
 
 def open_dataset(target: Target, names: tuple[str, ...], *, with_dask: bool) -> xr.Dataset:

@@ -201,7 +201,7 @@ class OnDask:
         for address in sorted(known - now):
             run.meter.workers_lost += 1
             logger.warning("lost the worker %s", address, extra={"pysciml": {"worker": address}})
-        if not now:
+        if not now and (known or not run.meter.done):
             run.meter.say("no workers; waiting for one")
         known.clear()
         known |= now

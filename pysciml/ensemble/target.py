@@ -18,12 +18,21 @@ _PARTIAL = ".partial"
 
 @dataclass(frozen=True)
 class LocalTarget:
-    """A folder of this machine, or of one that all machines see under the same path."""
+    """A folder of this machine, or of one that all machines see under the same path.
+
+    Attributes
+    ----------
+    root : str
+        Its absolute path.
+    name : str
+        What the user calls it.
+    """
 
     root: str
+    name: str
 
     def __str__(self) -> str:
-        return self.root
+        return self.name
 
     def zarr(self, *, read_only: bool = False) -> Any:
         """It, as zarr wants it."""
@@ -142,7 +151,7 @@ def read_target(store: Any) -> Target:
     if isinstance(store, (str, os.PathLike)):
         text = os.fspath(store)
         if isinstance(text, str) and text and "://" not in text:
-            return LocalTarget(str(Path(text).expanduser().absolute()))
+            return LocalTarget(str(Path(text).expanduser().absolute()), text)
         if isinstance(text, str) and text:
             import fsspec
 
@@ -163,4 +172,4 @@ def read_target(store: Any) -> Target:
 def _remote(fs: Any, root: str) -> Target:
     from fsspec.implementations.local import LocalFileSystem
 
-    return LocalTarget(str(Path(root).absolute())) if isinstance(fs, LocalFileSystem) else RemoteTarget(fs, root)
+    return LocalTarget(str(Path(root).absolute()), root) if isinstance(fs, LocalFileSystem) else RemoteTarget(fs, root)

@@ -12,7 +12,7 @@ import pysciml as ps
 from pysciml.engines.base import SolveOptions
 from pysciml.engines.batch import BatchOptions
 from pysciml.engines.jax import many
-from pysciml.engines.native import repeatable
+from pysciml.engines.native import auto, repeatable, stepping
 from pysciml.ensemble.grid import Grid, divide
 from pysciml.ensemble.inputs import Inputs, Varying
 from pysciml.ensemble.job import Job
@@ -70,12 +70,13 @@ def test_the_native_engine_s_own_choices_do_not_depend_on_the_layout(stiff, tmp_
     same(turned.isel(a=slice(None, None, -1), start=slice(None, None, -1)), whole)
 
 
-def test_cells_are_near_what_is_in_them():
+@pytest.mark.parametrize(("ratio", "near"), [(repeatable._DECIDED, auto._NEAR), (repeatable._PLANNED, stepping._NEAR)])
+def test_cells_are_near_what_is_in_them(ratio, near):
     values = np.array([1.0, 1.04, 1.2, 3e8, -2.0, 0.0, 5e-324, -0.5, 1e-310])
     origin = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, -1.0])
-    found = repeatable.centre(values, origin)
+    found = repeatable.centre(values, origin, ratio)
     assert found[0] == found[1] == 1.0
-    assert (np.abs(found - values) <= 0.05 * np.abs(values)).all()
+    assert (np.abs(found - values) <= near * np.maximum(np.abs(values), np.abs(found))).all()
 
 
 @pytest.mark.parametrize("alg", ["EM", None])

@@ -3,7 +3,7 @@
 A single solve reuses what earlier ones have taught (`stepping.Plan`, `auto.Decision`) where its
 inputs are near theirs. That makes its last digits depend on their order, which is not the same for
 every division of an ensemble among processes. Here the lessons come from one solve for each *cell* of
-inputs: the numbers within five per cent of each other, counted from the problem's own. A trajectory
+inputs: numbers near each other, counted from the problem's own. A trajectory
 is then a function of its own numbers, and a lesson still serves many.
 """
 
@@ -23,9 +23,10 @@ from pysciml.engines.native.stepping import Plan
 from pysciml.errors import PySciMLError
 from pysciml.graph import Model
 
-#: The ratio of neighbouring cells: every number is within half of it of its cell's own, which is
-#: near enough for a decision (`auto._NEAR`).
-_RATIO: Final = 1.1
+#: The ratio of neighbouring cells. A number is within the square root of it of its cell's middle, which
+#: is near enough for a plan (`stepping._NEAR`), or for a decision about the method (`auto._NEAR`).
+_PLANNED: Final = 2.0
+_DECIDED: Final = 1.2
 #: Cells whose lessons are kept; one that is dropped is learned again, with the same outcome.
 _KEPT: Final = 4096
 
@@ -50,7 +51,8 @@ def solve(
         The numbers that cells are counted from: inputs equal to these stay exactly what they are.
     """
     prepared = prepare(model, backward=tspan[1] < tspan[0])
-    centre_u0, centre_p = centre(u0, near[0]), centre(p, near[1])
+    ratio = _DECIDED if algorithm is None else _PLANNED
+    centre_u0, centre_p = centre(u0, near[0], ratio), centre(p, near[1], ratio)
     times = None if options.saveat is None else options.saveat.tobytes()
     rules = options.rtol, options.atol, options.dt, options.max_steps, times
     key = (model.hash, centre_u0.tobytes(), centre_p.tobytes(), tspan, algorithm, rules)
@@ -69,7 +71,7 @@ def solve(
             prepared.history = before
 
 
-def centre(values: Array, origin: Array) -> Array:
+def centre(values: Array, origin: Array, ratio: float) -> Array:
     """The middle of the cell of each value: its origin times a power of the ratio.
 
     Where that does not exist (a zero, another sign) it is a power of the ratio itself.
@@ -77,6 +79,8 @@ def centre(values: Array, origin: Array) -> Array:
     Parameters
     ----------
     values, origin : array, shape (n,)
+    ratio : float
+        Of neighbouring cells.
 
     Returns
     -------
@@ -90,7 +94,7 @@ def centre(values: Array, origin: Array) -> Array:
         if not 1e-300 < value / start < 1e300:
             found[i] = value
             continue
-        found[i] = start * _RATIO ** round(math.log(value / start) / math.log(_RATIO))
+        found[i] = start * ratio ** round(math.log(value / start) / math.log(ratio))
     return found
 
 
