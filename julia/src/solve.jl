@@ -38,6 +38,8 @@ function read_options(model::Model, t0, t1, name, rtol, atol, saveat, dt, max_st
         :maxiters => Int(max_steps),
         :dense => false,
     )
+    # The delayed values are interpolated, whatever is output.
+    model.kind === :dde && (options[:calck] = true)
     dt > 0 && (options[:dt] = copysign(Float64(dt), t1 - t0))
     chosen !== nothing && dt == 0 && !Base.invokelatest(SciMLBase.isadaptive, chosen) &&
         throw(ArgumentError("$wanted has fixed steps: dt must be given"))
