@@ -134,7 +134,8 @@ class JaxEngine(Engine):
             if not separate(model):
                 raise UnsupportedError(
                     f"{name} needs scalar or diagonal noise: one noise for each state, depending on no state that "
-                    f"another one drives; that of {model.name!r} is not. EM, EulerHeun, GeneralShARK and SPaRK take any noise",
+                    f"another one drives; that of {model.name!r} is not. EM, EulerHeun, "
+                    "GeneralShARK and SPaRK take any noise",
                     engine=self.name,
                     algorithm=name,
                 )
