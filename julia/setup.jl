@@ -23,7 +23,7 @@ function main(folder::AbstractString, pythoncall::AbstractString)
     # PythonCall and juliacall are two halves of one program: their versions must be the same.
     Pkg.develop(PackageSpec(path = folder))
     Pkg.add([PackageSpec(name = "PythonCall", version = pythoncall); [PackageSpec(name = name) for name in [SOLVERS; MORE]]])
-    Pkg.precompile(strict = true)
+    Pkg.precompile()
     return nothing
 end
 

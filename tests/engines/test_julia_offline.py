@@ -158,6 +158,13 @@ def test_setup_says_when_its_folder_cannot_be_written(monkeypatch: pytest.Monkey
         setup.setup(sysimage=True)
 
 
+def test_setup_offline_installs_nothing(no_julia: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(no_julia))
+    monkeypatch.setenv("PYTHON_JULIAPKG_OFFLINE", "yes")
+    with pytest.raises(EngineUnavailableError, match="OFFLINE forbids installing it"):
+        setup.setup(progress=lambda line: None)
+
+
 def test_setup_says_when_the_julia_package_is_missing(
     no_julia: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

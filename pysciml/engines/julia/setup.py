@@ -1,8 +1,9 @@
 """`pysciml julia setup`: Julia and its packages in a folder of their own.
 
 Julia itself comes from (in this order) ``PYTHON_JULIACALL_EXE``, ``PYTHON_JULIAPKG_EXE``, the
-``PATH``, an earlier setup, or is installed by juliapkg. The packages go into the environment
-`pysciml.engines.julia.environment.home`; Julia shares what it compiles between environments.
+``PATH``, an earlier setup, or is installed by juliapkg (unless ``PYTHON_JULIAPKG_OFFLINE=yes``). The
+packages go into the environment `pysciml.engines.julia.environment.home`; Julia shares what it compiles
+between environments.
 """
 
 from __future__ import annotations
@@ -124,16 +125,23 @@ def _find_julia(folder: Path, progress: Progress) -> tuple[str, str]:
                 raise EngineUnavailableError(f"{variable}={given} is no Julia", engine="julia")
             return given, str(version)
         progress("looking for Julia")
-        executable, version = find_julia.find_julia(compat=compat, prefix=str(folder / "julia"), install=True)
+        prefix = str(folder / "julia")
+        executable, version = find_julia.find_julia(compat=compat, prefix=prefix, install=not _offline())
     except EngineUnavailableError:
         raise
     except Exception as error:  # juliapkg raises plain exceptions, also where there is no network
+        what = "found, and PYTHON_JULIAPKG_OFFLINE forbids installing it" if _offline() else "installed"
         raise EngineUnavailableError(
-            f"Julia could not be installed ({' '.join(str(error).split())}): check the network, or install Julia "
+            f"Julia could not be {what} ({' '.join(str(error).split())}): check the network, or install Julia "
             f"1.10 or newer yourself (julialang.org) and run `{SETUP}` again",
             engine="julia",
         ) from error
     return str(executable), str(version)
+
+
+def _offline() -> bool:
+    """Whether the user wants nothing to be downloaded; juliapkg's variable and its words."""
+    return os.environ.get("PYTHON_JULIAPKG_OFFLINE", "").lower() in ("yes", "true", "1")
 
 
 def _run(executable: str, project: Path, package: Path) -> None:
@@ -147,6 +155,8 @@ def _run(executable: str, project: Path, package: Path) -> None:
     ]
     variables = dict(os.environ)
     variables.setdefault("JULIA_CONDAPKG_BACKEND", "Null")
+    if _offline():
+        variables["JULIA_PKG_OFFLINE"] = "true"  # with the packages that are there already
     code = subprocess.run(command, env=variables, check=False).returncode
     if code != 0:
         raise EngineUnavailableError(
