@@ -145,7 +145,10 @@ def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", prec
         chosen.check_place(device, precision)
         return chosen
     refusals: list[str] = []
-    for name in base.automatic_order():
+    order = base.automatic_order()
+    if model.fields and "jax" in order:  # compiled array operations, where there is a choice
+        order = ["jax", *(name for name in order if name != "jax")]
+    for name in order:
         candidate = base.registry()[name]
         reason = candidate.unavailable()
         if reason is None:

@@ -264,3 +264,48 @@ def colour(rows: Ints, cols: Ints, n: int) -> npt.NDArray[np.int32]:
         colours[column] = free[0] if free.size else len(taken)
     colours[colours < 0] = 0
     return colours
+
+
+def tangent_graph(graph: FieldGraph, name: str = "rhs") -> FieldGraph:
+    """The product of a Jacobian with a vector, as a graph.
+
+    Returns
+    -------
+    FieldGraph
+        Its fields are those of ``graph`` and then the vector's; its output ``"tangent"`` has a node
+        for each node of the named output.
+    """
+    count = len(graph.fields)
+    builder = FieldBuilder([*graph.fields, *graph.fields], graph.n_params)
+    moved = copy(graph, builder)
+    tangent: dict[int, int] = {}
+    for node in np.flatnonzero(graph.reachable(graph.outputs[name]) & _depends(graph)).tolist():
+        code, k = int(graph.op[node]), int(graph.index[node])
+        operands = [a for a in graph.args[node].tolist() if a >= 0]
+        values = tuple(moved[a] for a in operands)
+        if code == ao.FIELD:
+            tangent[node] = builder.field(count + k)
+        elif code in (ao.APPLY, ao.SLICE, ao.TOTAL, ao.FOURIER, ao.JOIN):
+            parts = tuple(tangent.get(a, builder.zero) for a in operands)
+            parts = tuple(builder.spread(part, graph.shapes[a]) for part, a in zip(parts, operands, strict=True))
+            if code == ao.APPLY:
+                axis, table = graph.attributes[k]
+                tangent[node] = builder.apply(graph.tables[table], parts[0], axis)
+            else:
+                tangent[node] = builder.apply_attribute(code, parts, graph.attributes[k])
+        elif code == ao.LARGEST:
+            where = builder.call(ops.EQ, values[0], moved[node])
+            weighted = builder.spread(builder.mul(where, tangent[operands[0]]), graph.shapes[operands[0]])
+            hits = builder.total(builder.spread(where, graph.shapes[operands[0]]), graph.attributes[k][0])
+            tangent[node] = builder.div(builder.total(weighted, graph.attributes[k][0]), hits)
+        elif code in (ops.SELECT, ops.MIN, ops.MAX):
+            test = {ops.MIN: ops.LE, ops.MAX: ops.GE}.get(code)
+            condition = values[0] if test is None else builder.call(test, *values)
+            first, second = (tangent.get(a, builder.zero) for a in operands[-2:])
+            tangent[node] = builder.call(ops.SELECT, condition, first, second)
+        else:
+            partials = RULES[code](builder, values, moved[node])
+            terms = [builder.mul(p, tangent[a]) for p, a in zip(partials, operands, strict=True) if a in tangent]
+            tangent[node] = builder.sum([term for term in terms if term != builder.zero])
+    roots = graph.outputs[name].tolist()
+    return builder.build({"tangent": [tangent.get(root, builder.zero) for root in roots]})

@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, SolveOptions
-from pysciml.engines.native import auto, events
+from pysciml.engines.native import auto, events, fields
 from pysciml.engines.native.compile import prepare
 from pysciml.engines.native.initial import InconsistentError, consistent, structurally_singular
 from pysciml.engines.native.lower import SUPPORTED
@@ -37,6 +37,7 @@ class NativeEngine(Engine):
 
     name: ClassVar[str] = "native"
     kinds: ClassVar[tuple[str, ...]] = ("ode", "dae")
+    solves_fields: ClassVar[bool] = True
 
     def unavailable(self) -> str | None:
         """Why pydiffsol cannot be used; None when it can."""
@@ -53,13 +54,22 @@ class NativeEngine(Engine):
 
     def algorithms(self) -> dict[str, str]:
         """The algorithms of diffsol, by their SciML names."""
-        return dict(_ALGORITHMS)
+        return _ALGORITHMS | fields.ALGORITHMS
 
     def check(self, model: Model, algorithm: str | None) -> None:
         """Raise `UnsupportedError` for a kind, an operation, an index or an algorithm it lacks."""
         if model.kind not in self.kinds:
             raise UnsupportedError(
                 f"the native engine solves {' and '.join(self.kinds)}, and {model.name!r} is {model.kind}",
+                engine=self.name,
+                algorithm=algorithm,
+            )
+        if model.fields:
+            fields.check(self, model, algorithm)
+            return
+        if algorithm == fields.EXPLICIT:
+            raise UnsupportedError(
+                f"{algorithm} is for partial differential equations in the native engine: take Tsit5",
                 engine=self.name,
                 algorithm=algorithm,
             )
@@ -98,6 +108,8 @@ class NativeEngine(Engine):
         options: SolveOptions,
     ) -> RawSolution:
         """Compile and solve; see `pysciml.engines.native.stepping` for how calls are bounded."""
+        if model.fields:
+            return fields.solve(model, u0, p, tspan, algorithm, options)
         if options.dt is not None:
             raise UnsupportedError(
                 "the native engine chooses its first step itself and takes no dt",

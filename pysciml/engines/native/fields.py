@@ -1,0 +1,49 @@
+"""Partial differential equations without a compiler: array operations in NumPy.
+
+DiffSL follows every element of a broadcast product while it compiles, whether it is zero or not, so
+that a field of 32 x 32 cells takes seconds and one of 256 x 256 for ever. On whole fields NumPy's
+operations are as fast as compiled loops up to a small factor, and there is nothing to wait for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pysciml.engines.base import Array, RawSolution, SolveOptions
+from pysciml.errors import UnsupportedError
+from pysciml.graph import Model
+
+if TYPE_CHECKING:
+    from pysciml.engines.base import Engine
+
+EXPLICIT: Final = "DP5"
+#: What there is beside the methods of the compiled models; QNDF is another implementation of the same method.
+ALGORITHMS: Final = {
+    EXPLICIT: "partial differential equations only: explicit Runge-Kutta, order 5(4) (Dormand & Prince 1980)"
+}
+_METHODS: Final = ("QNDF", EXPLICIT)
+
+
+def check(engine: Engine, model: Model, algorithm: str | None) -> None:
+    """Raise `UnsupportedError` for a method it does not have for fields."""
+    engine.check_algorithm(algorithm)
+    if algorithm is not None and algorithm not in _METHODS:
+        raise UnsupportedError(
+            f"the native engine has {' and '.join(_METHODS)} for partial differential equations ({model.name!r} is "
+            f"one), not {algorithm}; the jax engine has more",
+            engine=engine.name,
+            algorithm=algorithm,
+        )
+
+
+def solve(
+    model: Model, u0: Array, p: Array, tspan: tuple[float, float], algorithm: str | None, options: SolveOptions
+) -> RawSolution:
+    """Solve; without an algorithm QNDF where diffusion would hold an explicit method back, DP5 elsewhere."""
+    from pysciml.engines.fields.choice import solve as step_from_host
+    from pysciml.engines.fields.operator import interpreted
+    from pysciml.graph.fields import FieldGraph
+
+    assert isinstance(model.graph, FieldGraph)
+    operator = interpreted(model.graph, p, tspan[1] > tspan[0])
+    return step_from_host(operator, model.name, u0, tspan, algorithm, options)
