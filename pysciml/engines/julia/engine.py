@@ -14,6 +14,8 @@ from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge, environment
 from pysciml.engines.julia.algorithms import ALGORITHMS
+from pysciml.engines.julia.transfer import compiled, scalar_graph
+from pysciml.engines.native.initial import structurally_singular
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph import Model, ops
 
@@ -68,9 +70,22 @@ class JuliaEngine(Engine):
                 f"the julia engine solves {', '.join(self.kinds)}, and {model.name!r} is {model.kind}", algorithm
             )
         self.check_fields(model)
-        missing = [ops.OPS[code].name for code in sorted(model.graph.used_ops() - OPERATIONS)]
+        for network in model.graph.networks:
+            if network.foreign is not None:
+                raise self._unsupported(
+                    f"the network {network.name} is an {network.foreign.library} module, which engine='jax' alone can "
+                    "run; a pysciml.MLP runs on every engine",
+                    algorithm,
+                )
+        missing = [ops.OPS[code].name for code in sorted(scalar_graph(model).used_ops() - OPERATIONS)]
         if missing:
             raise self._unsupported(f"the julia engine cannot evaluate {', '.join(missing)}", algorithm)
+        if not model.differential.all() and structurally_singular(model):
+            raise self._unsupported(
+                f"the algebraic equations of {model.name!r} do not determine its algebraic states: its index is higher "
+                "than 1, and the julia engine solves index 1 in this version; differentiate the constraint",
+                algorithm,
+            )
         if algorithm is None:
             return
         if algorithm in ALGORITHMS:
@@ -96,8 +111,6 @@ class JuliaEngine(Engine):
         options: SolveOptions,
     ) -> RawSolution:
         """See `Engine.solve`."""
-        from pysciml.engines.julia.transfer import compiled
-
         name = algorithm or ""
         module = bridge.julia()
         ready, compile_seconds = self._translated(lambda: compiled(model, name), algorithm)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pysciml.engines.julia.bridge import julia
 from pysciml.graph import Graph, Model
+from pysciml.graph.networks import expand
 
 #: This many models stay compiled, the least recently used go first.
 CACHE_SIZE: Final = 64
@@ -57,6 +58,11 @@ def compiled(model: Model, algorithm: str) -> tuple[Compiled, float]:
     return found, time.perf_counter() - begin
 
 
+def scalar_graph(model: Model) -> Graph:
+    """The model's graph with its networks written out, which Julia then differentiates and compiles as it does all."""
+    return expand(model.graph) if model.graph.networks else model.graph
+
+
 def send(graph: Graph) -> Any:
     """A graph as a Julia value."""
     return julia().Graph(graph.op, graph.args, graph.const, graph.index, graph.n_states, graph.n_params)
@@ -64,7 +70,7 @@ def send(graph: Graph) -> Any:
 
 def _compile(model: Model) -> Any:
     module = julia()
-    graph = model.graph
+    graph = scalar_graph(model)
     module.load_kind(model.kind)
     handle = module.Model(model.kind, send(graph), graph.outputs["rhs"], model.differential)
     if model.noise_type is not None:
@@ -101,6 +107,6 @@ def _wants_jacobian(model: Model, found: Compiled, algorithm: str) -> bool:
 
 
 def _send_jacobian(model: Model, found: Compiled) -> None:
-    graph, rows, cols = model.graph.jacobian("rhs")
+    graph, rows, cols = scalar_graph(model).jacobian("rhs")
     julia().set_jacobian_b(found.handle, send(graph), graph.outputs["jacobian"], rows, cols)
     found.has_jacobian = True
