@@ -1,0 +1,167 @@
+"""ETDRK4: the linear part exactly, the rest by a Runge-Kutta method of order four.
+
+S. M. Cox & P. C. Matthews, J. Comput. Phys. 176 (2002) 430-455, with the coefficients as contour
+integrals: A.-K. Kassam & L. N. Trefethen, SIAM J. Sci. Comput. 26 (2005) 1214-1233.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pysciml.engines.base import Array, RawSolution, SolveOptions
+from pysciml.engines.jax.compiling import compiled, double_precision
+from pysciml.engines.jax.fields.spectral import separate, spectral_evaluator
+from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.graph import Model
+from pysciml.graph import array_ops as ao
+from pysciml.graph.fields import FieldGraph
+
+#: Points of the contour.
+_CONTOUR: Final = 32
+#: How far output times may be from the grid of steps, in steps.
+_OFF: Final = 1e-6
+#: Steps between two looks at the keyboard.
+_SLICE: Final = 2000
+
+
+def _check(model: Model, tspan: tuple[float, float], options: SolveOptions) -> FieldGraph:
+    graph = model.graph
+    assert isinstance(graph, FieldGraph)
+    if options.dt is None:
+        raise ProblemError("ETDRK4 steps with a fixed step size: pass dt=", symbol="dt")
+    if tspan[1] < tspan[0]:
+        raise ProblemError("ETDRK4 does not run backward in time", symbol="tspan")
+    if len(set(graph.fields)) > 1 or ao.APPLY in graph.used_ops(["rhs"]):
+        raise UnsupportedError("ETDRK4 needs a periodic domain in all directions", engine="jax", algorithm="ETDRK4")
+    return graph
+
+
+def symbols(parts: FieldGraph, p: Array) -> list[np.ndarray[Any, Any]]:
+    """The linear part of each field by modes, from its answer to one cell.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is not the same at every place: the domain is not periodic.
+    """
+    shape, count = parts.fields[0], len(parts.fields)
+    found: list[np.ndarray[Any, Any]] = []
+    for f in range(count):
+        images: list[Array] = []
+        for start in ((0,) * len(shape), tuple(n // 2 for n in shape)):
+            cell = np.zeros((count, *shape))
+            cell[(f, *start)] = 1.0
+            image = np.broadcast_to(parts.arrays("linear", cell.ravel(), p, 0.0)[f], shape)
+            images.append(np.roll(image, [-k for k in start], axis=tuple(range(len(shape)))))
+        if np.abs(images[0] - images[1]).max() > 1e-9 * np.abs(images[0]).max():
+            raise UnsupportedError("ETDRK4 needs a periodic domain in all directions", engine="jax", algorithm="ETDRK4")
+        found.append(np.fft.rfftn(images[0]))
+    return found
+
+
+def coefficients(symbol: np.ndarray[Any, Any], h: float) -> tuple[Any, ...]:
+    """``exp(hL), exp(hL/2), Q, f1, f2, f3`` of every mode."""
+    z = h * symbol
+    circle = np.exp(2j * np.pi * (np.arange(1, _CONTOUR + 1) - 0.5) / _CONTOUR)
+    q, f1, f2, f3 = (np.zeros_like(z) for _ in range(4))
+    for point in circle:
+        r = z + point
+        e = np.exp(r)
+        q += (np.exp(r / 2) - 1) / r
+        f1 += (-4 - r + e * (4 - 3 * r + r**2)) / r**3
+        f2 += (2 + r + e * (-2 + r)) / r**3
+        f3 += (-4 - 3 * r - r**2 + e * (4 - r)) / r**3
+    return np.exp(z), np.exp(z / 2), *(h * part / _CONTOUR for part in (q, f1, f2, f3))
+
+
+def solve(model: Model, u0: Array, p: Array, tspan: tuple[float, float], options: SolveOptions) -> RawSolution:
+    """Solve; see `pysciml.engines.base.Engine.solve`."""
+    graph = _check(model, tspan, options)
+    assert options.dt is not None
+    span = tspan[1] - tspan[0]
+    total = max(1, round(span / options.dt))
+    h = span / total
+    if abs(h - options.dt) > 1e-6 * options.dt:
+        raise ProblemError(f"dt={options.dt:g} does not divide the span {span:g} into whole steps", symbol="dt")
+    times = np.linspace(*tspan, total + 1) if options.saveat is None else options.saveat
+    steps = (times - tspan[0]) / h
+    marks = np.rint(steps).astype(int)
+    if np.abs(steps - marks).max(initial=0.0) > _OFF:
+        bad = times[int(np.argmax(np.abs(steps - marks)))]
+        raise ProblemError(f"saveat: {bad:g} is not a whole number of steps dt={options.dt:g} away", symbol="saveat")
+    parts = separate(graph)
+    tables = [coefficients(symbol, h) for symbol in symbols(parts, p)]
+    stacked = tuple(np.stack([table[k] for table in tables]) for k in range(6))
+    shape, count = graph.fields[0], len(graph.fields)
+    rest = spectral_evaluator(parts, "rest")
+
+    def nonlinear(t: Any, modes: Any, p: Any) -> Any:
+        return jnp.stack(rest(t, [modes[k] for k in range(count)], p))
+
+    def run(modes: Any, first: Any, n: Any, t0: Any, h: Any, p: Any, table: Any) -> Any:
+        e, e2, q, f1, f2, f3 = table
+
+        def body(k: Any, v: Any) -> Any:
+            t = t0 + (first + k) * h
+            nv = nonlinear(t, v, p)
+            a = e2 * v + q * nv
+            na = nonlinear(t + h / 2, a, p)
+            b = e2 * v + q * na
+            nb = nonlinear(t + h / 2, b, p)
+            c = e2 * a + q * (2 * nb - nv)
+            nc = nonlinear(t + h, c, p)
+            return e * v + f1 * nv + 2 * f2 * (na + nb) + f3 * nc
+
+        return jax.lax.fori_loop(0, n, body, modes)
+
+    modes: Any = np.stack([np.fft.rfftn(part) for part in graph.split(u0)])
+    scalars = (np.int64(0), np.int64(1), np.float64(tspan[0]), np.float64(h), np.asarray(p, dtype=np.float64))
+    call, compile_seconds = compiled((model.hash, "etdrk4"), lambda: run, modes, *scalars, stacked)
+    begin = time.perf_counter()
+    done, retcode, rows, kept = 0, "Success", [], []
+    try:
+        with double_precision():
+            for time_, mark in zip(times, marks.tolist(), strict=True):
+                while done < mark and retcode == "Success":
+                    n = min(mark - done, _SLICE, options.max_steps - done)
+                    if n <= 0:
+                        retcode = "MaxIters"
+                        break
+                    modes = call(modes, np.int64(done), np.int64(n), *scalars[2:], stacked)
+                    done += n
+                    if options.progress:
+                        sys.stderr.write(f"\r{model.name}: {100 * done / total:.1f} %")
+                state = np.concatenate(
+                    [np.fft.irfftn(m, s=shape, axes=range(len(shape))).ravel() for m in np.asarray(modes)]
+                )
+                if not np.isfinite(state).all():
+                    retcode = "Unstable"
+                if retcode != "Success":
+                    break
+                rows.append(u0 if mark == 0 else state)
+                kept.append(time_)
+    except KeyboardInterrupt:
+        retcode = "Interrupted"
+    messages = {
+        "Unstable": "the solution is not finite any more: take a smaller dt",
+        "MaxIters": f"max_steps={options.max_steps} steps were not enough",
+        "Interrupted": "interrupted by the user",
+    }
+    return RawSolution(
+        t=np.array(kept),
+        u=np.stack(rows).T if rows else np.zeros((len(u0), 0)),
+        algorithm="ETDRK4",
+        retcode=retcode,
+        message=messages.get(retcode, ""),
+        n_steps=done,
+        n_rejected=0,
+        n_rhs=4 * done,
+        solve_seconds=time.perf_counter() - begin,
+        compile_seconds=compile_seconds,
+    )
