@@ -132,7 +132,7 @@ def test_what_the_engine_lacks_is_refused_before_julia_starts(no_julia: Path) ->
     engine.check(model, "Tsit5")
     with pytest.raises(UnsupportedError, match="EM is not for ode problems, but Tsit5"):
         engine.check(model, "EM")
-    for name in ("Tsit5()", "run(`ls`)", "a b", ""):
+    for name in ("Tsit5();exit()", "run(exit())", "run(`ls`)x", "a b", ""):
         with pytest.raises(UnsupportedError, match="has no algorithm"):
             engine.check(model, name)
     assert not bridge.running()

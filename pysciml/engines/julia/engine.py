@@ -60,7 +60,11 @@ class JuliaEngine(Engine):
         return "" if isinstance(found, str) else f"Julia {found.julia}".strip()
 
     def algorithms(self) -> dict[str, str]:
-        """See `Engine.algorithms`; any other exported by the solver packages can be used as well."""
+        """See `Engine.algorithms`; any other exported by the solver packages can be used as well.
+
+        Options are written as in Julia, ``"FBDF(max_order=3)"``: numbers, ``true``, ``false``, or for ``linsolve``
+        the name of a linear solver of LinearSolve.jl. They are read and checked, never evaluated.
+        """
         return {name: about for name, (_, about) in ALGORITHMS.items()}
 
     def check(self, model: Model, algorithm: str | None) -> None:
@@ -88,16 +92,18 @@ class JuliaEngine(Engine):
             )
         if algorithm is None:
             return
-        if algorithm in ALGORITHMS:
-            family = ALGORITHMS[algorithm][0]
+        name, _, given = algorithm.partition("(")
+        if name in ALGORITHMS:
+            family = ALGORITHMS[name][0]
             wanted = "sde" if model.kind == "sde" else "ode"
             if family != wanted:
                 fitting = ", ".join(name for name, (kind, _) in ALGORITHMS.items() if kind == wanted)
-                raise self._unsupported(f"{algorithm} is not for {model.kind} problems, but {fitting} are", algorithm)
-            return
-        if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", algorithm) is None:
+                raise self._unsupported(f"{name} is not for {model.kind} problems, but {fitting} are", algorithm)
+            if not given:
+                return
+        if re.fullmatch(r"[A-Za-z]\w*(\([^()]*\))?", algorithm, re.ASCII) is None:
             self.check_algorithm(algorithm)
-        if self.unavailable() is None:  # rarer ones are known to Julia only
+        if self.unavailable() is None:  # rarer ones, and options, are known to Julia only
             module = bridge.julia()
             self._translated(lambda: module.algorithm(algorithm, module.Symbol(model.kind)), algorithm)
 
