@@ -14,9 +14,10 @@ import queue
 import time
 import uuid
 from collections import deque
+from concurrent.futures import CancelledError
 from typing import Any, Final
 
-from pysciml.ensemble.driver import ClusterLostError, Run
+from pysciml.ensemble.driver import ClusterLostError, Run, StoreError
 from pysciml.ensemble.grid import Grid
 from pysciml.ensemble.job import Given, Job, unpacked
 from pysciml.ensemble.store import MANIFEST, Record
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: Blocks submitted for each of the cluster's threads.
 _AHEAD: Final = 2
+#: Results that are fetched together, at most.
+_TOGETHER: Final = 32
 #: Seconds between two looks at the cluster.
 _LOOK: Final = 1.0
 #: What the loss of a worker counts as, beside a block that raised: the fault may be the machine's.
@@ -130,30 +133,14 @@ class OnDask:
                     threads = self._threads()
                     width = _AHEAD * max(1, sum(threads.values()))
                     self._look(run, known, set(threads))
-                while waiting and len(pending) < width:
+                arrived = _arrived(ended) if pending else []
+                numbers = [pending.pop(future) for future in arrived]
+                while waiting and len(pending) < width:  # first, so that no worker waits for what follows
                     number = waiting.popleft()
-                    future = client.submit(
-                        _solve_block,
-                        self._packed,
-                        self._name,
-                        run.grid,
-                        number,
-                        where,
-                        self._job.given(run.grid.trajectories(run.grid.box(number))),
-                        topic,
-                        key=f"{self._name}-block-{number}-{int(100 * run.failures.get(number, 0))}",
-                        pure=False,
-                    )
+                    future = self._submit(run, number, where, topic)
                     pending[future] = number
                     future.add_done_callback(ended.put)
-                try:
-                    future = ended.get(timeout=_LOOK)
-                except queue.Empty:
-                    continue
-                number = pending.pop(future)
-                if self._finish(run, number, future):
-                    waiting.append(number)
-                run.meter.retries += self._begun_again(number)
+                waiting += self._finish(run, numbers, arrived)
         except BaseException:
             self._stop(list(pending))
             raise
@@ -161,34 +148,55 @@ class OnDask:
             if client.status == "running":
                 client.unsubscribe_topic(topic)
 
-    def _finish(self, run: Run, number: int, future: Any) -> bool:
-        """Take a block's outcome: whether it is to be submitted again."""
+    def _submit(self, run: Run, number: int, where: Any, topic: str) -> Any:
+        return self._client.submit(
+            _solve_block,
+            self._packed,
+            self._name,
+            run.grid,
+            number,
+            where,
+            self._job.given(run.grid.trajectories(run.grid.box(number))),
+            topic,
+            key=f"{self._name}-block-{number}-{int(100 * run.failures.get(number, 0))}",
+            pure=False,
+        )
+
+    def _finish(self, run: Run, numbers: list[int], futures: list[Any]) -> list[int]:
+        """Take what became of some blocks: those that are to be submitted again."""
+        again: list[int] = []
+        reports: dict[Any, Any] = {}
+        finished = [future for future in futures if future.status == "finished"]
+        if finished:
+            try:
+                reports = dict(zip(finished, self._client.gather(finished), strict=True))
+            except Exception as error:  # lost since, and failed when it was tried again
+                logger.info("results are fetched one by one: %s: %s", type(error).__name__, error)
+        for number, future in zip(numbers, futures, strict=True):
+            if future in reports:
+                run.take(reports[future])
+            elif self._settle(run, number, future):
+                again.append(number)
+            run.meter.retries += max(0, self._starts.pop(number, 1) - 1)
+        return again
+
+    def _settle(self, run: Run, number: int, future: Any) -> bool:
+        """Take what became of a block: whether it is to be submitted again."""
         from distributed import KilledWorker
 
-        status = future.status
-        if status == "finished":
-            try:
-                report = future.result()
-            except Exception as error:
-                return self._failed(run, number, error)
-            run.take(report)
-            return False
-        if status == "error":
-            error = future.exception()
-            if not isinstance(error, KilledWorker):
-                return run.fail(number, error)
+        try:
+            run.take(future.result())
+        except KilledWorker as error:
             begun = self._starts.pop(number, 0)
             run.meter.retries += max(0, begun - 1)
             return run.fail(number, error, _DEATH * begun if begun else _BLAMED)
-        return self._failed(run, number, RuntimeError(f"the block was {status}"))
-
-    def _failed(self, run: Run, number: int, error: BaseException) -> bool:
-        self._alive()
-        return run.fail(number, error)
-
-    def _alive(self) -> None:
-        if self._client.status != "running":
-            raise ClusterLostError(f"the scheduler was lost (the client is {self._client.status})")
+        except StoreError:
+            raise
+        except (Exception, CancelledError) as error:
+            if self._client.status != "running" or getattr(error, "reason", "") == "scheduler-connection-lost":
+                raise ClusterLostError(f"the scheduler was lost (the client is {self._client.status})") from error
+            return run.fail(number, error)
+        return False
 
     def _threads(self) -> dict[str, int]:
         """The cluster's workers and their threads."""
@@ -213,10 +221,6 @@ class OnDask:
         self._starts[number] = self._starts.get(number, 0) + 1
         logger.debug("block %d begun", number, extra={"pysciml": message})
 
-    def _begun_again(self, number: int) -> int:
-        """How often the scheduler began a block again."""
-        return max(0, self._starts.pop(number, 1) - 1)
-
     def _stop(self, futures: list[Any]) -> None:
         """Take back what was submitted, and let workers end what they are at."""
         if self._client.status != "running":
@@ -230,6 +234,18 @@ class OnDask:
     def close(self) -> None:
         """Let go of the job."""
         self._packed.release()
+
+
+def _arrived(ended: queue.SimpleQueue[Any]) -> list[Any]:
+    """The futures that have ended, a few at a time; none where there are none for a while."""
+    found: list[Any] = []
+    try:
+        found.append(ended.get(timeout=_LOOK))
+        while len(found) < _TOGETHER:
+            found.append(ended.get_nowait())
+    except queue.Empty:
+        pass
+    return found
 
 
 # -- on the workers ----------------------------------------------------------------------------------
