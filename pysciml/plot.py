@@ -20,6 +20,8 @@ from sympy.core.function import AppliedUndef
 from pysciml.errors import ProblemError
 from pysciml.plot_compare import ensemble as ensemble
 from pysciml.plot_compare import work_precision as work_precision
+from pysciml.plot_fields import animate as animate
+from pysciml.plot_fields import snapshots as snapshots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
