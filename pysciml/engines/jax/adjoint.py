@@ -22,8 +22,8 @@ import numpy as np
 
 from pysciml.engines.base import Array, SolveOptions
 from pysciml.engines.jax.algorithms import ALGORITHMS
-from pysciml.engines.jax.differentiable import arguments, empty_last, frozen_plan
-from pysciml.engines.jax.loop import Last, advance, start, step
+from pysciml.engines.jax.differentiable import arguments, frozen_plan
+from pysciml.engines.jax.loop import Last, advance, empty_last, start, step
 from pysciml.engines.jax.program import deterministic
 from pysciml.engines.jax.sensitivity import Indices
 from pysciml.engines.jax.state import MAX_ITERS, RETCODES, RUNNING, Arguments, Carry, Plan, put

@@ -13,7 +13,7 @@ from equinox.internal import while_loop as checkpointed_loop
 
 from pysciml.engines.base import SolveOptions
 from pysciml.engines.jax.implicit import ImplicitStepper
-from pysciml.engines.jax.loop import Last, start, step
+from pysciml.engines.jax.loop import Last, empty_last, start, step
 from pysciml.engines.jax.program import make_plan, setting
 from pysciml.engines.jax.state import RUNNING, TERMINATED, Arguments, Carry, Plan
 from pysciml.engines.jax.steppers import Stepper
@@ -112,9 +112,8 @@ def solver(
                 state = checkpointed_loop(going, body, state, kind="checkpointed", checkpoints=_CHECKPOINTS)
             else:
                 state = jax.lax.while_loop(going, body, state)
-            t, t_next, dense = state[1]
-            t, t_next = jax.lax.stop_gradient((t, t_next))
-            return state, stepper.interpolate(t, t_next, dense)(time)
+            t, t_next = jax.lax.stop_gradient((state[1].t, state[1].t_next))
+            return state, stepper.interpolate(t, t_next, state[1].dense)(time)
 
         (carry, _), found = jax.lax.scan(until, (carry, last), jnp.asarray(later))
         t, u = jnp.asarray(asked), jnp.concatenate([*rows, found]).T
@@ -125,9 +124,3 @@ def solver(
         return Solved(t, u, carry.code, sign * carry.t)
 
     return solve
-
-
-def empty_last(plan: Plan, stepper: Stepper, carry: Carry, args: Arguments) -> Last:
-    """In place of the last step, before the first one."""
-    shapes = jax.eval_shape(lambda c: step(plan, stepper, c, args, True)[1], carry)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

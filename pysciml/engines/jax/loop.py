@@ -30,6 +30,8 @@ from pysciml.engines.jax.steppers import Stepper
 
 #: An integral controller remembers nothing from step to step: diffrax's initial state.
 _MEMORYLESS: Final = (1.0, 1.0, False)
+#: Bytes of an array that counts as small (XLA's ThunkExecutor, which runs such loops in one thread).
+_SMALL: Final = 512
 _BUFFERS: Final = frozenset({"ts", "ys", "event_ts", "event_which"})
 
 
@@ -106,7 +108,50 @@ def advance(plan: Plan, carry: Carry, args: Arguments) -> Carry:
             }
         )
 
+    if plan.save == "times" and not plan.batched:
+        return _in_blocks(plan, stepper, carry, args, running)
     return jax.lax.while_loop(lambda c: any_of(running(c)), body, carry)
+
+
+def _in_blocks(plan: Plan, stepper: Stepper, carry: Carry, args: Arguments, running: Callable[[Carry], Any]) -> Carry:
+    """Step, with the output written in blocks.
+
+    Loops over small arrays alone are run by XLA in one thread, one operation after the other. With a
+    large one among them, every operation is handed to a pool of threads, which takes longer than a
+    step of a small system. So the loop over the steps sees no more than a small block of the output.
+    """
+    count, n = carry.ys.shape
+    block = min(count, max(1, 1 << ((_SMALL // (carry.y.dtype.itemsize * n)) or 1).bit_length() - 1))
+
+    def pending(c: Carry, last: Last) -> Any:
+        return (c.saved < count) & (args.times[jnp.minimum(c.saved, count - 1)] <= last.reached)
+
+    def fill(state: tuple[Carry, Last]) -> tuple[Carry, Last]:
+        c, last = state
+        first = c.saved // block * block
+        here = args._replace(times=jax.lax.dynamic_slice_in_dim(args.times, first, block))
+        small = c._replace(saved=c.saved - first, ys=jax.lax.dynamic_slice_in_dim(c.ys, first, block))
+        inside = stepper.interpolate(last.t, last.t_next, last.dense)
+        small = _save_times(small, here, inside, last.reached, True)
+        small, last = jax.lax.while_loop(
+            lambda s: running(s[0]) & (s[0].saved < block),
+            lambda s: step(plan, stepper, s[0], here, True),
+            (small, last),
+        )
+        ys = jax.lax.dynamic_update_slice_in_dim(c.ys, small.ys, first, 0)
+        c = small._replace(saved=first + small.saved, ys=ys)
+        if stepper.land:  # on the first time of the next block
+            c = c._replace(t_next=_target(plan, stepper, args, c.t, c.h, c.saved))
+        return c, last
+
+    last = empty_last(plan, stepper, carry, args)._replace(reached=jnp.asarray(carry.t))
+    return jax.lax.while_loop(lambda s: running(s[0]) | pending(*s), fill, (carry, last))[0]
+
+
+def empty_last(plan: Plan, stepper: Stepper, carry: Carry, args: Arguments) -> Last:
+    """In place of the last step, before the first one."""
+    shapes = jax.eval_shape(lambda c: step(plan, stepper, c, args, True)[1], carry)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _eps(x: Any) -> float:
@@ -135,11 +180,12 @@ def _target(plan: Plan, stepper: Stepper, args: Arguments, t: Any, h: Any, saved
 
 
 class Last(NamedTuple):
-    """The last step: where the solution can be evaluated."""
+    """The last step: where the solution can be evaluated, and until when it is the solution."""
 
     t: Any
     t_next: Any
     dense: Any
+    reached: Any
 
 
 def step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) -> tuple[Carry, Last]:
@@ -187,7 +233,7 @@ def step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) -
     if plan.frozen:
         upto = jnp.searchsorted(args.times, reached, side="right")
         c2 = c2._replace(saved=upto.astype(c2.saved.dtype))
-    elif plan.save == "times":
+    elif plan.save == "times" and c.ys is not None:
         c2 = _save_times(c2, args, inside, reached, write)
     elif plan.save == "steps":
         c2 = c2._replace(
@@ -196,7 +242,7 @@ def step(plan: Plan, stepper: Stepper, c: Carry, args: Arguments, active: Any) -
     out_of_steps = (c2.code == RUNNING) & (c2.n_steps >= args.max_steps) & (c2.t < args.end)
     code = jnp.where(out_of_steps, MAX_ITERS, c2.code)
     t_next = _target(plan, stepper, args, c2.t, c2.h, c2.saved)
-    return c2._replace(code=code, t_next=t_next), Last(c.t, c.t_next, done.dense)
+    return c2._replace(code=code, t_next=t_next), Last(c.t, c.t_next, done.dense, reached)
 
 
 def hold_steps(c: Carry) -> Carry:
