@@ -67,9 +67,12 @@ LORENZ = ps.Problem(
 @contextmanager
 def cluster(workers: int) -> Iterator[Any]:
     """Some worker processes of one thread each, and a client."""
+    import dask
     from distributed import Client, LocalCluster
 
     with (
+        # A local cluster gives up a worker that is not back in time; here they are killed again and again.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
         ) as made,

@@ -29,6 +29,7 @@ def cluster(plugin, faults_root):
     quiet = {
         "distributed.scheduler.allowed-failures": 1,
         "distributed.comm.timeouts.connect": "60s",
+        "distributed.deploy.lost-worker-timeout": "1h",  # on a busy machine a nanny may take long
         "distributed.admin.system-monitor.gil.enabled": False,
     }
     with (
