@@ -136,6 +136,11 @@ def solve_ensemble(
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"solve_ensemble takes a pysciml.Problem, not {type(problem).__name__}")
+    if problem.system.model.fields:
+        raise UnsupportedError(
+            f"{problem.system.name!r} is a partial differential equation, and ensembles are of ordinary ones: "
+            "loop over pysciml.solve(problem.remake(...)), which compiles once"
+        )
     solving = read_options(
         problem.tspan,
         rtol=rtol,
