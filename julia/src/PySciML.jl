@@ -9,7 +9,7 @@ operations), `symbolic.jl` (graph to Symbolics), `compile.jl` (Symbolics to func
 `noise.jl` and `delays.jl` (what stochastic and delayed models have), `model.jl` (all of these together),
 `algorithms.jl` (names to algorithms), `events.jl`, `problems.jl` (models to SciML problems), `solve.jl`
 (bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
-`workload.jl` (what is compiled beforehand).
+`memory.jl` (arrays from and to Python), `workload.jl` (what is compiled beforehand).
 """
 module PySciML
 
@@ -42,8 +42,12 @@ include("problems.jl")
 include("solve.jl")
 include("results.jl")
 include("ensembles.jl")
+include("memory.jl")
 include("workload.jl")
 
-@compile_workload example_model("ode")
+@compile_workload begin
+    example_model("ode")
+    example_arrays()
+end
 
 end

@@ -8,6 +8,12 @@ trajectory has no value, and return code `names[codes[k]]` (zero-based) of traje
 as for [`start`](@ref).
 """
 function solve_many(model::Model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seeds, threads)
+    u = zeros(n_states(model), length(saveat), size(u0, 2))
+    return u, solve_many!(u, model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seeds, threads)...
+end
+
+"As [`solve_many`](@ref), into the array `u`."
+function solve_many!(u, model::Model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seeds, threads)
     starts, parameters = Matrix{Float64}(u0), Matrix{Float64}(p)
     count = size(starts, 2)
     wanted, chosen, times, options = read_options(model, t0, t1, name, rtol, atol, saveat, dt, max_steps)
@@ -16,7 +22,7 @@ function solve_many(model::Model, u0, p, t0, t1, name, rtol, atol, saveat, dt, m
     while length(model.copies) < n_threads
         push!(model.copies, copy(model))
     end
-    u = fill(NaN, n_states(model), length(times), count)
+    fill!(u, NaN)
     retcodes = fill(:Default, count)
     algorithms = fill(wanted, n_threads)
     next = Threads.Atomic{Int}(1)
@@ -36,7 +42,7 @@ function solve_many(model::Model, u0, p, t0, t1, name, rtol, atol, saveat, dt, m
     end
     names = unique(retcodes)
     codes = [findfirst(==(code), names) - 1 for code in retcodes]
-    return u, codes, String.(names), first(algorithms)
+    return codes, String.(names), first(algorithms)
 end
 
 "How many threads Julia was started with."

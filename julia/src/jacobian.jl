@@ -63,19 +63,6 @@ function generated_sparse(expressions::Vector{Num}, at, n::Int, symbols::Symbols
     return Jacobian(pattern, SparseFunction((J, u, p, t) -> (f!(nonzeros(J), u, p, t); nothing)), nothing)
 end
 
-function build(expressions::AbstractArray{Num}, symbols::Symbols)
-    _, in_place = Symbolics.build_function(
-        expressions,
-        symbols.states,
-        symbols.params,
-        symbols.time;
-        expression = Val{false},
-        cse = true,
-        iip_config = (false, true),
-    )
-    return in_place
-end
-
 "The pattern of a Jacobian with ones in it, the diagonal included."
 function sparsity_pattern(at, n::Int)
     rows = vcat(first.(at), 1:n)

@@ -13,7 +13,11 @@ mutable struct Run
     retcode::Symbol
     message::String
     seconds::Float64
+    outcome::Tuple{Vec, Matrix{Float64}, Vec, Vector{Int}}
 end
+
+Run(integrator, algorithm, saveat, log, finished, retcode, message, seconds) =
+    Run(integrator, algorithm, saveat, log, finished, retcode, message, seconds, (Vec(), zeros(0, 0), Vec(), Int[]))
 
 """
     start(model, u0, p, t0, t1, algorithm, rtol, atol, saveat, dt, max_steps, seed) -> Run

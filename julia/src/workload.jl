@@ -26,18 +26,32 @@ function example_model(kind::AbstractString)
     return model
 end
 
+"A graph that crosses as Python's arrays do."
+function example_arrays()
+    op, args, constant, index = [0, 2], fill(-1, 6), [1.0, 0.0], [-1, 0]
+    address(array) = Int(pointer(array))
+    GC.@preserve op args constant index begin
+        graph_at(address(op), address(args), address(constant), address(index), 2, 1, 0)
+        maybe_floats(address(constant), 2)
+    end
+    return nothing
+end
+
 "Solve small problems of a kind with some algorithms, in the ways a caller does."
 function workload(kind::AbstractString, algorithms::AbstractString...)
     workload_enabled(@__MODULE__) || return nothing
-    u0, p = [2.0, 0.0], [1.0]
-    for name in algorithms
+    u0, p, times = [2.0, 0.0], [1.0], [0.0, 0.1]
+    dt = kind == "sde" ? 0.05 : 0.0
+    GC.@preserve u0 p times for name in algorithms
         model = example_model(kind)
-        for saveat in (nothing, [0.0, 0.1])
-            run = start(model, u0, p, 0.0, 0.1, name, 1e-4, 1e-6, saveat, kind == "sde" ? 0.05 : 0.0, 1000, 1)
+        wants_jacobian(model, name)
+        for n in (0, 2)
+            at, start_here = n == 0 ? 0 : Int(pointer(times)), (Int(pointer(u0)), Int(pointer(p)))
+            run = start_at(model, start_here..., 0.0, 0.1, String(name), 1e-4, 1e-6, at, n, dt, 1000, 1)
             while !advance!(run, 1.0)
             end
             progress(run)
-            result(run)
+            outcome(run)
         end
     end
     return nothing

@@ -105,6 +105,32 @@ end
     @test PySciML.evaluate(graph, [length(graph) - 1], [0.7], Float64[], 0.0)[1] ≈ expected
 end
 
+@testset "a long function is several" begin
+    # u_k' = p*u_k*u_(k+1), in a ring
+    n = 3 * PySciML.OUTPUTS_AT_ONCE + 5
+    nodes = Any[(:param, 1)]
+    append!(nodes, [(:state, k) for k in 1:n])
+    for k in 1:n
+        push!(nodes, (:mul, 1, 1 + k), (:mul, length(nodes) + 1, 1 + mod1(k + 1, n)))
+    end
+    outputs = [1 + n + 2k for k in 1:n]
+    graph = build(nodes, n, 1)
+    f! = PySciML.generate(graph, outputs)
+    @test f! isa PySciML.Parts
+    u, out = collect(range(0.5, 2; length = n)), zeros(n)
+    expected = 3 .* u .* circshift(u, -1)
+    f!(out, u, [3.0], 0.0)
+    @test out ≈ expected
+    single = zeros(Float32, n)
+    f!(single, Float32.(u), Float32[3], 0.0f0)
+    @test single ≈ expected rtol = 1e-5
+    allocated(f, du, u, p) = (f(du, u, p, 0.0); @allocated f(du, u, p, 0.0))
+    @test allocated(PySciML.wrapped(f!), out, u, [3.0]) == 0
+    S = PySciML.sparsity_pattern(vcat([(k, k) for k in 1:n], [(k, mod1(k + 1, n)) for k in 1:n]), n)
+    PySciML.coloured(f!, copy(S)).evaluate!(S, u, [3.0], 0.0)
+    @test S[1, 1] ≈ 3u[2] && S[1, 2] ≈ 3u[1] && S[n, 1] ≈ 3u[n]
+end
+
 @testset "an ordinary equation" begin
     model = Model("ode", decay(), [2], [true])
     t, u, algorithm, retcode, message, n_steps, n_rejected, n_rhs, seconds, _, _ = solve(model, [1.0], [-1.5], (0.0, 2.0), "Tsit5")

@@ -14,7 +14,7 @@ from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge, environment
 from pysciml.engines.julia.algorithms import ALGORITHMS
-from pysciml.engines.julia.transfer import compiled, scalar_graph
+from pysciml.engines.julia.transfer import address, compiled, floats, scalar_graph
 from pysciml.engines.native.initial import structurally_singular
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph import Model, ops
@@ -122,31 +122,37 @@ class JuliaEngine(Engine):
         ready, compile_seconds = self._translated(lambda: compiled(model, name), algorithm)
         seed = secrets.randbits(63) if options.seed is None else options.seed
         begin = time.perf_counter()
+        start, parameters = floats(u0), floats(p)
+        times = None if options.saveat is None else floats(options.saveat)
         with ready.lock:
             run = self._translated(
-                lambda: module.start._jl_call_nogil(
+                lambda: module.start_at._jl_call_nogil(
                     ready.handle,
-                    np.ascontiguousarray(u0, dtype=np.float64),
-                    np.ascontiguousarray(p, dtype=np.float64),
+                    address(start),
+                    address(parameters),
                     float(tspan[0]),
                     float(tspan[1]),
                     name,
-                    options.rtol,
-                    options.atol,
-                    options.saveat,
-                    options.dt or 0.0,
-                    options.max_steps,
-                    seed,
+                    float(options.rtol),
+                    float(options.atol),
+                    0 if times is None else address(times),
+                    0 if times is None else times.size,
+                    float(options.dt or 0.0),
+                    int(options.max_steps),
+                    int(seed),
                 ),
                 algorithm,
             )
             interrupted = self._advance(module, run, model, tspan, options)
-            t, u, label, retcode, message, accepted, rejected, evaluations, _, when, which = module.result(run)
+            count, fired, label, retcode, message, accepted, rejected, evaluations = module.outcome(run)
+            t, u = np.empty(count), np.empty((len(u0), count))
+            when, which = np.empty(fired), np.empty(fired, dtype=np.int64)
+            module.write_outcome(run, address(t), address(u), address(when), address(which))
         if interrupted:
             retcode, message = "Interrupted", "interrupted"
         raw = RawSolution(
-            t=np.asarray(t),
-            u=np.asarray(u).T if len(t) else np.zeros((len(u0), 0)),
+            t=t,
+            u=u,
             algorithm=label,
             retcode=retcode,
             message=message or _MESSAGES.get(retcode, "").format(max_steps=options.max_steps),
@@ -157,7 +163,7 @@ class JuliaEngine(Engine):
             compile_seconds=compile_seconds,
         )
         if model.events:
-            raw.event_times = list(zip(np.asarray(when).tolist(), np.asarray(which).tolist(), strict=True))
+            raw.event_times = list(zip(when.tolist(), which.tolist(), strict=True))
         if model.kind == "sde":
             raw.extra["seed"] = seed
         return raw

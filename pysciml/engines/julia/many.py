@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge
-from pysciml.engines.julia.transfer import compiled
+from pysciml.engines.julia.transfer import address, compiled, floats
 from pysciml.graph import Model
 
 #: Seconds of work in a portion.
@@ -38,7 +38,7 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
     module = bridge.julia()
     name, solving = algorithm or "", options.solve
     ready, compile_seconds = call(lambda: compiled(model, name))
-    times = np.array([batch.tspan[1]]) if solving.saveat is None else solving.saveat
+    times = floats([batch.tspan[1]] if solving.saveat is None else solving.saveat)
     seed = secrets.randbits(63) if solving.seed is None else solving.seed
     allowed = max(1, options.memory // (16 * (len(times) * len(model.states) + len(model.parameters) + 64)))
     label = name
@@ -49,27 +49,36 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
         seeds = path_seeds(seed, batch.paths(low, high))
         begin = time.perf_counter()
 
-        def portion(u0: Any = u0, p: Any = p, seeds: Any = seeds) -> Any:
-            return module.solve_many._jl_call_nogil(
+        u = np.empty((high - low, len(times), len(model.states)))
+        codes = np.empty(high - low, dtype=np.int64)
+
+        arrays = u, codes, floats(u0), floats(p), seeds
+
+        def portion(arrays: Any = arrays) -> Any:
+            u, codes, start, parameters, seeds = map(address, arrays)
+            return module.solve_many_at._jl_call_nogil(
                 ready.handle,
-                u0.T,
-                p.T,
+                u,
+                codes,
+                start,
+                parameters,
+                len(arrays[1]),
                 float(batch.tspan[0]),
                 float(batch.tspan[1]),
                 name,
-                solving.rtol,
-                solving.atol,
-                times,
-                solving.dt or 0.0,
-                solving.max_steps,
+                float(solving.rtol),
+                float(solving.atol),
+                address(times),
+                times.size,
+                float(solving.dt or 0.0),
+                int(solving.max_steps),
                 seeds,
-                options.workers,
+                int(options.workers),
             )
 
         with ready.lock:
-            u, codes, names, label = call(portion)
-            retcodes = np.array(list(names), dtype=np.str_)[np.asarray(codes)]
-            batch.store(low, high, np.asarray(u).T, retcodes)
+            names, label = call(portion)
+        batch.store(low, high, u, np.array(names.split(" "), dtype=np.str_)[codes])
         each = (time.perf_counter() - begin) / (high - low)
         low, size = high, max(1, min(int(_PORTION / each), 4 * size, allowed))
     extra: dict[str, str | int | float] = {"threads": min(options.workers, int(module.thread_count()))}

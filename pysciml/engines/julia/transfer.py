@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pysciml.engines.julia.bridge import julia
 from pysciml.graph import Graph, Model
@@ -63,32 +64,52 @@ def scalar_graph(model: Model) -> Graph:
     return expand(model.graph) if model.graph.networks else model.graph
 
 
+def address(array: npt.NDArray[Any]) -> int:
+    """Where the array's memory is; the array must outlive the call it is for."""
+    return int(array.__array_interface__["data"][0])
+
+
+def floats(array: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The array as Julia reads it: contiguous, in double precision."""
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def integers(array: npt.ArrayLike) -> Any:
+    """Integers as a Julia array."""
+    plain = np.ascontiguousarray(array, dtype=np.int64)
+    return julia().integers(address(plain), plain.size)
+
+
 def send(graph: Graph) -> Any:
     """A graph as a Julia value."""
-    return julia().Graph(graph.op, graph.args, graph.const, graph.index, graph.n_states, graph.n_params)
+    op, args, index = (np.ascontiguousarray(a, dtype=np.int64) for a in (graph.op, graph.args, graph.index))
+    const = floats(graph.const)
+    return julia().graph_at(
+        address(op), address(args), address(const), address(index), len(graph), graph.n_states, graph.n_params
+    )
 
 
 def _compile(model: Model) -> Any:
     module = julia()
     graph = scalar_graph(model)
     module.load_kind(model.kind)
-    handle = module.Model(model.kind, send(graph), graph.outputs["rhs"], model.differential)
+    handle = module.Model(model.kind, send(graph), integers(graph.outputs["rhs"]), integers(model.differential))
     if model.noise_type is not None:
         module.set_noise_b(
             handle,
-            graph.outputs["diffusion"],
-            model.diffusion_rows,
-            model.diffusion_cols,
+            integers(graph.outputs["diffusion"]),
+            integers(model.diffusion_rows),
+            integers(model.diffusion_cols),
             len(model.noise),
             model.noise_type,
         )
     for event in model.events:
-        values = graph.outputs[event.values] if event.targets else np.zeros(0, dtype=np.int32)
+        values = graph.outputs[event.values] if event.targets else ()
         module.add_event_b(
             handle,
             int(graph.outputs[event.condition][0]),
-            values,
-            np.asarray(event.targets, dtype=np.int64),
+            integers(values),
+            integers(event.targets),
             event.direction,
             event.terminal,
         )
@@ -108,5 +129,7 @@ def _wants_jacobian(model: Model, found: Compiled, algorithm: str) -> bool:
 
 def _send_jacobian(model: Model, found: Compiled) -> None:
     graph, rows, cols = scalar_graph(model).jacobian("rhs")
-    julia().set_jacobian_b(found.handle, send(graph), graph.outputs["jacobian"], rows, cols)
+    julia().set_jacobian_b(
+        found.handle, send(graph), integers(graph.outputs["jacobian"]), integers(rows), integers(cols)
+    )
     found.has_jacobian = True

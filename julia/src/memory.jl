@@ -1,0 +1,54 @@
+# NumPy arrays cross as the address of their memory and a length: for each type of wrapper around Python's arrays Julia
+# would compile every function they meet again. The caller keeps an array alive, and contiguous, for as long as the call.
+
+"A copy of `n` numbers at an address."
+floats(address::Int, n::Int) = copy(unsafe_wrap(Array, Ptr{Float64}(address), n))
+integers(address::Int, n::Int) = copy(unsafe_wrap(Array, Ptr{Int64}(address), n))
+"An address of 0 stands for no array."
+maybe_floats(address::Int, n::Int) = address == 0 ? nothing : floats(address, n)
+
+"A graph of `n` nodes; `args` is row by row."
+function graph_at(op::Int, args::Int, constant::Int, index::Int, n::Int, n_states::Int, n_params::Int)
+    operands = permutedims(reshape(integers(args, 3n), 3, n))
+    return Graph(integers(op, n), operands, floats(constant, n), integers(index, n), n_states, n_params)
+end
+
+"See [`start`](@ref)."
+function start_at(
+        model::Model, u0::Int, p::Int, t0::Float64, t1::Float64, name::String, rtol::Float64, atol::Float64,
+        saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, seed::Int,
+    )
+    starts, parameters = floats(u0, n_states(model)), floats(p, model.graph.n_params)
+    times = maybe_floats(saveat, n_saveat)
+    return start(model, starts, parameters, t0, t1, name, rtol, atol, times, dt, max_steps, seed)
+end
+
+"What a run came to, but for its arrays, which `write_outcome` copies: their lengths come first."
+function outcome(run::Run)
+    t, u, algorithm, retcode, message, n_steps, n_rejected, n_rhs, _, times, numbers = result(run)
+    run.outcome = (t, u, times, numbers)
+    return length(t), length(times), algorithm, retcode, message, n_steps, n_rejected, n_rhs
+end
+
+function write_outcome(run::Run, t::Int, u::Int, times::Int, numbers::Int)
+    for (array, address) in zip(run.outcome, (t, u, times, numbers))
+        GC.@preserve array unsafe_copyto!(Ptr{eltype(array)}(address), pointer(array), length(array))
+    end
+    return nothing
+end
+
+"See [`solve_many`](@ref); the solutions are written to `out`, and the number of each return code to `codes`."
+function solve_many_at(
+        model::Model, out::Int, codes::Int, u0::Int, p::Int, count::Int, t0::Float64, t1::Float64, name::String, rtol::Float64,
+        atol::Float64, saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, seeds::Int, threads::Int,
+    )
+    n, n_params = n_states(model), model.graph.n_params
+    starts, parameters = reshape(floats(u0, n * count), n, count), reshape(floats(p, n_params * count), n_params, count)
+    u = unsafe_wrap(Array, Ptr{Float64}(out), (n, n_saveat, count))
+    own = reinterpret(UInt64, integers(seeds, count))
+    numbers, names, algorithm = solve_many!(
+        u, model, starts, parameters, t0, t1, name, rtol, atol, floats(saveat, n_saveat), dt, max_steps, own, threads,
+    )
+    copyto!(unsafe_wrap(Array, Ptr{Int64}(codes), count), numbers)
+    return join(names, ' '), algorithm
+end
