@@ -636,12 +636,10 @@ def test_something_else_than_a_problem_is_refused() -> None:
         ps.fit(decay, GOOD, [k])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "options", [{"optimizer": "adam"}, {"regularize": object()}, {"epochs": 100}, {"learning_rate": 1e-2}]
-)
-def test_what_networks_need_is_refused_by_name(options: dict[str, Any]) -> None:
-    with pytest.raises(ps.UnsupportedError, match=next(iter(options))):
-        ps.fit(decay_problem(), GOOD, [k], **options)
+@pytest.mark.parametrize(("option", "value"), [("regularize", object()), ("epochs", 100), ("learning_rate", 1e-2)])
+def test_what_is_for_training_does_not_go_with_least_squares(option: str, value: Any) -> None:
+    with pytest.raises(ps.ProblemError, match=f"does not go with {option}="):
+        ps.fit(decay_problem(), GOOD, [k], optimizer="least_squares", **{option: value})
 
 
 def test_stochastic_systems_are_refused() -> None:

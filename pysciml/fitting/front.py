@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import xarray as xr
 
@@ -227,4 +227,4 @@ def _train(
     from pysciml.fitting.training import train
 
     options = {**given, "max_steps": 10_000 if given["max_steps"] is None else given["max_steps"]}
-    return train(problem, data, cast("list[Any]", keys), options)
+    return train(problem, data, keys, options)

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -61,8 +62,8 @@ def train(problem: Problem, data: xr.Dataset, trainable: list[Any], options: Map
         check = lay_out(held_out, cut(held_out, problem.tspan[0], 1))
         if until is not None:  # the tail alone counts
             late = np.abs(check.length[0]) * check.times > np.abs(until - problem.tspan[0]) * (1 + 1e-12)
-            check = Windows(**{**vars(check), "scale": check.scale * late[None, :, None]})
-            check = Windows(**{**vars(check), "count": int(np.count_nonzero(check.scale))})
+            kept = check.scale * late[None, :, None]
+            check = replace(check, scale=kept, count=int(np.count_nonzero(kept)))
     starts = first_states(observations, edges, problem.u0)
     return _Training(problem, data, starts, trained, stages, check, chosen).run()
 
@@ -146,7 +147,9 @@ class _Training:
             (options.optimizer_name, None if callable(options.learning_rate) else options.learning_rate),
             (options.seed, options.batch_size, options.continuity, options.algorithm, options.rtol, options.atol),
         )
-        self._compiled: dict[tuple[int, int], Callable[..., Any]] = {}
+        # An optimizer or a schedule given as an object is not part of the mark.
+        given = options.optimizer is not None or callable(options.learning_rate)
+        self.key = (self.mark, id(self) if given else 0)
 
     # -- compiled functions ------------------------------------------------------------------------
 
@@ -155,10 +158,11 @@ class _Training:
         n = len(self.stages)
         return min(epoch * (n + 1) // self.options.epochs, n - 1)
 
-    def _step(self, stage: int, capacity: int) -> Callable[..., Any]:
-        """``(theta, optimizer leaves, chosen, coefficients, key) -> (theta, leaves, value, finite)``."""
-        key = (stage, capacity)
-        if key not in self._compiled:
+    def _step(self, stage: int, capacity: int, *args: Any) -> Any:
+        """``(theta, optimizer leaves, chosen, coefficients, key) -> (theta, leaves, value, finite)``, compiled."""
+        from pysciml.engines.jax.compiling import compiled
+
+        def make() -> Callable[..., Any]:
             import jax
             import jax.numpy as jnp
             import optax
@@ -173,20 +177,22 @@ class _Training:
                 fine = value.success & jnp.isfinite(total) & jnp.isfinite(slope).all()
                 return optax.apply_updates(theta, change), jax.tree.leaves(state), value, fine
 
-            self._compiled[key] = jax.jit(step)
-        return self._compiled[key]
+            return step
+
+        return compiled(("training", self.key, stage, capacity, len(args[2])), make, *args)[0](*args)
 
     def _validate(self, theta: Array, capacity: int) -> float:
-        assert self.check is not None
-        key = (-1, capacity)
-        if key not in self._compiled:
-            import jax
-
-            self._compiled[key] = jax.jit(self.objective.make(self.check, 1, capacity, train=False))
         import jax
 
-        random = jax.random.key(0)
-        _, value = self._compiled[key](theta, np.zeros(1, dtype=np.int64), np.zeros(0), random)
+        from pysciml.engines.jax.compiling import compiled
+
+        check = self.check
+        assert check is not None
+        args = (theta, np.zeros(1, dtype=np.int64), np.zeros(0), jax.random.key(0))
+        run, _ = compiled(
+            ("validation", self.key, capacity), lambda: self.objective.make(check, 1, capacity, train=False), *args
+        )
+        _, value = run(*args)
         if bool(value.full) and 2 * capacity <= self.options.max_steps:
             return self._validate(theta, 2 * capacity)
         return float(value.loss) if bool(value.success) else np.inf
@@ -252,8 +258,8 @@ class _Training:
         for number, batch in enumerate(batches):
             key = jax.random.fold_in(random, number)
             while True:
-                step = self._step(stage, state.capacity)
-                new, moved, value, fine = step(theta, leaves, np.sort(batch), coefficients, key)
+                args = (theta, leaves, np.sort(batch), coefficients, key)
+                new, moved, value, fine = self._step(stage, state.capacity, *args)
                 if not bool(value.full) or 2 * state.capacity > options.max_steps:
                     break
                 state.capacity *= 2  # compiled again, for solves of more steps

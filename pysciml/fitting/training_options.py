@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -270,7 +270,7 @@ def _read_log(problem: Problem, log: Any, by_p: Any, by_u0: Any, start: Array) -
     if isinstance(log, bool):
         keys = [name for _, name in named] if log else []
     else:
-        keys = [log] if isinstance(log, str) or not hasattr(log, "__iter__") else list(cast("Any", log))
+        keys = [log] if isinstance(log, str) or not hasattr(log, "__iter__") else list(log)
     for key in keys:
         parameter, state = _find(problem.system.parameter_index, key), _find(problem.system.state_index, key)
         if parameter is not None and parameter in by_p:

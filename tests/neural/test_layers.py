@@ -1,0 +1,122 @@
+"""Layers: what they return, what their regularizers do to a solve's cost, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pysciml as ps
+
+jax = pytest.importorskip("jax")
+import equinox as eqx  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    with jax.enable_x64(True):
+        yield
+
+
+class Field(eqx.Module):
+    net: eqx.nn.MLP
+
+    def __init__(self, size, width, key):
+        self.net = eqx.nn.MLP(size + 1, size, width, 1, activation=jnp.tanh, key=key)
+
+    def __call__(self, t, y):
+        return self.net(jnp.append(y, t))
+
+
+def field():
+    return Field(3, 8, jax.random.key(0))
+
+
+def test_a_layer_solves_its_equation():
+    layer = ps.neural.NeuralODE(lambda t, y: -y, t1=2.0, rtol=1e-9, atol=1e-9)
+    x = jnp.asarray([[1.0, 2.0], [3.0, 4.0]])
+    out = layer(x)
+    assert np.asarray(out.y) == pytest.approx(np.asarray(x) * np.exp(-2.0), rel=1e-7)
+    assert int(out.evaluations) == 2 + 6 * int(out.steps + out.rejected)
+    assert float(out.regularization) == 0.0
+    path = layer(x[0], jnp.asarray([0.0, 1.0, 2.0])).y
+    assert np.asarray(path[:, 0]) == pytest.approx(np.exp([0.0, -1.0, -2.0]), rel=1e-7)
+    short = ps.neural.NeuralODE(lambda t, y: -y, t1=2.0, rtol=1e-9, atol=1e-9, max_steps=2)(x)
+    assert not bool(short.success)
+    assert np.isnan(np.asarray(short.y)).all()
+
+
+def test_training_with_the_error_estimate_makes_solves_cheaper():
+    x = jax.random.normal(jax.random.key(1), (16, 3))
+    target = jnp.sin(3 * x)
+    cost = {}
+    for name, regularizer in (("vanilla", None), ("error", ps.ErrorEstimate(1.0, final=0.1))):
+        layer = ps.neural.NeuralODE(field(), regularize=regularizer, rtol=1e-7, atol=1e-7, max_steps=64)
+
+        @eqx.filter_jit
+        def step(layer, progress):
+            def loss(layer):
+                out = layer(x, progress=progress)
+                return jnp.mean((out.y - target) ** 2) + out.regularization, out
+
+            (_, out), slope = eqx.filter_value_and_grad(loss, has_aux=True)(layer)
+            return eqx.apply_updates(layer, jax.tree.map(lambda g: -0.1 * g, slope)), out
+
+        for k in range(60):
+            layer, out = step(layer, jnp.asarray(k / 59))
+        cost[name] = int(layer(x, train=False).evaluations)
+        assert float(out.regularization) > 0 or name == "vanilla"
+    assert cost["error"] <= 0.7 * cost["vanilla"]
+
+
+def test_a_noisy_layer_has_the_moments_of_its_equation():
+    layer = ps.neural.NeuralSDE(lambda t, y: -y, lambda t, y: 0.5 * jnp.ones_like(y), rtol=1e-3, atol=1e-3)
+    out = eqx.filter_jit(layer)(jnp.ones((5000, 2)), key=jax.random.key(0))
+    assert float(out.y.mean()) == pytest.approx(np.exp(-1.0), abs=0.02)
+    assert float(out.y.std()) == pytest.approx(np.sqrt(0.125 * (1 - np.exp(-2.0))), rel=0.03)
+    assert int(out.evaluations) == 4 * int(out.steps + out.rejected)
+    several = [ps.ErrorEstimate(), ps.LocalErrorEstimate(), ps.KineticEnergy()]
+    regularized = ps.neural.NeuralSDE(lambda t, y: -y, lambda t, y: 0.5 * y, regularize=several)
+    solve = eqx.filter_jit(lambda key: regularized(jnp.ones((4, 2)), key=key).regularization)
+    assert float(solve(jax.random.key(0))) > 0
+    assert float(solve(jax.random.key(0))) == float(solve(jax.random.key(0))) != float(solve(jax.random.key(1)))
+
+
+def test_a_latent_ode_reads_irregular_series_and_ignores_what_is_masked():
+    inner = ps.neural.NeuralODE(Field(4, 8, jax.random.key(2)))
+    model = ps.neural.LatentODE(inner, n_observed=2, n_hidden=4, width=8, key=jax.random.key(3))
+    times = jnp.asarray([0.0, 0.1, 0.45, 1.0])
+    x = jax.random.normal(jax.random.key(4), (3, 4, 2))
+    mask = jnp.ones_like(x).at[:, 2].set(0.0)
+    infer = eqx.filter_jit(lambda x: model(x, mask, times, key=jax.random.key(5), train=False))
+    out = infer(x)
+    assert out.x.shape == (3, 4, 2)
+    assert out.kl.shape == (3,)
+    other = infer(x.at[:, 2].set(100.0))
+    assert np.array_equal(np.asarray(out.x), np.asarray(other.x))
+    changed = infer(x.at[:, 1].set(100.0))
+    assert not np.allclose(np.asarray(out.x), np.asarray(changed.x))
+
+
+def test_a_random_end_time_moves_the_end():
+    layer = ps.neural.NeuralODE(lambda t, y: jnp.ones_like(y), regularize=ps.RandomEndTime(0.5))
+    solve = eqx.filter_jit(lambda key: layer(jnp.zeros(1), key=key).y[0])
+    ends = [float(solve(jax.random.key(k))) for k in range(20)]
+    assert 0.5 <= min(ends) < 0.8
+    assert 1.2 < max(ends) <= 1.5
+    assert float(layer(jnp.zeros(1), train=False).y[0]) == pytest.approx(1.0)
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(ps.ProblemError, match="t1 must be after t0"):
+        ps.neural.NeuralODE(field(), t0=1.0, t1=0.0)
+    with pytest.raises(ps.ProblemError, match="algorithm must be one of Tsit5"):
+        ps.neural.NeuralODE(field(), algorithm="Kvaerno5")
+    with pytest.raises(ps.ProblemError, match="LocalErrorEstimate samples: pass key="):
+        ps.neural.NeuralODE(field(), regularize=ps.LocalErrorEstimate())(jnp.ones(3))
+    with pytest.raises(ps.ProblemError, match="regularize must be a regularizer"):
+        ps.neural.NeuralODE(field(), regularize="error")
+    with pytest.raises(ps.UnsupportedError, match="have no derivatives"):
+        ps.neural.NeuralSDE(field(), field(), regularize=ps.TaylorDerivative(2))
+    with pytest.raises(ps.ProblemError, match="less than t1 - t0"):
+        ps.neural.NeuralODE(field(), regularize=ps.RandomEndTime(1.5))
