@@ -106,8 +106,7 @@ class Run:
                 self.held.give_up(number, text)
         except Exception as problem:
             raise StoreError(f"{type(problem).__name__}: {problem}") from problem
-        box = self.grid.box(number)
-        self.meter.add(len(self.grid.trajectories(box)))
+        self.meter.add(self.grid.count(number))
         return False
 
     def here(self) -> None:

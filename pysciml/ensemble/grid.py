@@ -54,6 +54,10 @@ class Grid:
         axes = np.ix_(*(np.arange(part.start, part.stop) for part in box))
         return np.asarray(np.ravel_multi_index(axes, self.shape)).ravel().astype(np.int64)
 
+    def count(self, number: int) -> int:
+        """How many trajectories block ``number`` has."""
+        return math.prod(self.shape_of(self.box(number)))
+
     def shape_of(self, box: tuple[slice, ...]) -> tuple[int, ...]:
         """The shape of a box."""
         return tuple(part.stop - part.start for part in box)

@@ -98,6 +98,11 @@ class Job:
         there = 8 * (len(self.inputs.u0) + len(self.inputs.p))
         return there + np.dtype(self.options.solve.precision).itemsize * len(self.names) * len(self.times) + 72
 
+    @property
+    def has_large(self) -> bool:
+        """Whether some numbers must go with the blocks."""
+        return any(varying.values.size > _SMALL for varying in self.inputs.varying)
+
     def given(self, trajectories: Indices) -> Given:
         """The numbers that must go with a block because they did not go with the job."""
         where = np.unravel_index(trajectories, self.inputs.shape)

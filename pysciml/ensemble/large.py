@@ -132,8 +132,7 @@ def _set_up(
     if cluster is not None:
         cluster.check(target)
     missing = store.missing()
-    left = sum(len(grid.trajectories(grid.box(number))) for number in missing) if missing else 0
-    meter.begin(len(grid) - len(missing), sweep.size - left)
+    meter.begin(len(grid) - len(missing), sweep.size - sum(map(grid.count, missing)))
     return Run(job, grid, store, None, meter, where.retries, each)
 
 
@@ -164,7 +163,7 @@ def _carry_out(run: Run, cluster: OnDask | None, client: Any, about: dict[str, A
         assert run.held is not None
         return run.held.dataset(_attributes(run, about) | summary)
     try:
-        run.store.finish(summary)
+        run.store.finish(summary, run.extra)
     except Exception as error:
         raise _ended(SolverError, f"the manifest cannot be written: {error}", run, about) from error
     return run.store.dataset().assign_attrs(_timing(run) | summary)

@@ -84,6 +84,7 @@ class OnDask:
         # A task of its own, so that the scheduler can always send it again.
         self._packed = client.submit(bytes, job.pack(), key=f"{self._name}-job")
         self._starts: dict[int, int] = {}
+        self._alone = False
 
     def processes(self) -> int:
         """How many blocks are solved at the same time (1 while there are no workers)."""
@@ -156,7 +157,7 @@ class OnDask:
             run.grid,
             number,
             where,
-            self._job.given(run.grid.trajectories(run.grid.box(number))),
+            self._job.given(run.grid.trajectories(run.grid.box(number))) if self._job.has_large else {},
             topic,
             key=f"{self._name}-block-{number}-{int(100 * run.failures.get(number, 0))}",
             pure=False,
@@ -209,8 +210,9 @@ class OnDask:
         for address in sorted(known - now):
             run.meter.workers_lost += 1
             logger.warning("lost the worker %s", address, extra={"pysciml": {"worker": address}})
-        if not now and (known or not run.meter.done):
+        if not now and not self._alone:
             run.meter.say("no workers; waiting for one")
+        self._alone = not now
         known.clear()
         known |= now
 
@@ -295,7 +297,7 @@ def _solve_block(
         writer = writer_for(name, *where, grid)
         record: Record | None = writer.written(number)
         if record is not None:  # its worker died after it had written all
-            return Report(number, len(grid.trajectories(grid.box(number))), 0.0, 0.0, 0.0, record, None, None, "", {})
+            return Report(number, grid.count(number), 0.0, 0.0, 0.0, record, None, None, "", {})
     get_worker().log_event(topic, {"block": number, "process": os.getpid()})
     time.sleep(_HEARD)
     return solve_block(_job(packed, name), grid, number, writer, given, check=check)

@@ -272,8 +272,7 @@ class SweepStore:
 
     def give_up(self, number: int, error: str) -> None:
         """Write a block as failed: NaN, the return code ``"Failure"``, and why."""
-        box = self.grid.box(number)
-        count = int(np.prod(self.grid.shape_of(box)))
+        box, count = self.grid.box(number), self.grid.count(number)
         n_t = int(self.writer.arrays.n_t)
         values = np.full((len(self.manifest.names), count, n_t), np.nan, dtype=self.writer.arrays.dtype)
         solved = Solved(values, np.full(count, "Failure"), "", 0.0, {})
@@ -289,13 +288,13 @@ class SweepStore:
         while self._loose:
             self.target.delete(f"{_DONE}/{self._loose.pop()}.json")
 
-    def finish(self, run: dict[str, Any]) -> None:
-        """Bring everything up to date at the end of a run."""
+    def finish(self, run: dict[str, Any], extra: Mapping[str, Any]) -> None:
+        """Bring everything up to date at the end of a run; ``extra`` are attributes from the engine."""
         done = self.manifest.done.values()
         self.manifest.runs.append(run)
         self.gather()
         algorithms = sorted({name for record in done for name in record.algorithm.split(", ") if name})
-        attrs: dict[str, Any] = {"n_failed": sum(record.failed for record in done)}
+        attrs: dict[str, Any] = {**extra, "n_failed": sum(record.failed for record in done)}
         if algorithms:
             attrs["algorithm"] = ", ".join(algorithms)
         self.writer.arrays.finish(attrs, errors=any(record.error for record in done))
