@@ -93,7 +93,7 @@ def restore(path: Path, mark: str, like: State) -> State | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             kind, found = file["format"].tolist()
             if kind != _FORMAT:
                 raise ProblemError(f"{path} is a checkpoint of another version ({kind})", symbol="checkpoint")

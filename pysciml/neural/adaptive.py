@@ -159,13 +159,8 @@ class Stepped(NamedTuple):
     integral: Any
 
 
-def norm(x: Any) -> Any:
-    """Root mean square over everything."""
-    return jnp.sqrt(jnp.mean(jnp.square(x)))
-
-
 def _safe_norm(x: Any) -> Any:
-    """As `norm`, with derivative 0 where it is 0."""
+    """Root mean square over everything, with derivative 0 where it is 0."""
     square = jnp.mean(jnp.square(x))
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
@@ -216,12 +211,12 @@ def one_step(how: Setting, field: Field, t: Any, h: Any, y: Any, slope: tuple[An
 def first_step(how: Setting, field: Field, t: Any, end: Any, y: Any, slope: Any, params: Any) -> Any:
     """A guess of the first step size (Hairer, Nørsett & Wanner, *Solving ODEs I*, II.4)."""
     scale = how.atol + how.rtol * jnp.abs(y)
-    size, speed = norm(y / scale), norm(slope / scale)
+    size, speed = _safe_norm(y / scale), _safe_norm(slope / scale)
     small = (size < 1e-5) | (speed < 1e-5)
     h = jnp.where(small, 1e-6, 0.01 * size / jnp.where(small, 1.0, speed))
     h = jnp.minimum(h, end - t)
     moved, _ = _evaluate(how, field, t + h, y + h * slope, params)
-    bend = norm((moved - slope) / scale) / h
+    bend = _safe_norm((moved - slope) / scale) / h
     largest = jnp.maximum(speed, bend)
     flat = largest <= 1e-15
     better = jnp.where(
@@ -429,7 +424,7 @@ def solve(
 
     def backward(kept: Any, bar: Outcome) -> Any:
         params, record, count, span, times, y0 = kept
-        return _backward(how, field, params, record, count, span, times, y0, bar)
+        return _backward(how, field, params, record, count, span, times, y0, dt is None, bar)
 
     run.defvjp(forward, backward)
     return run(params, y0, span, times)
@@ -444,6 +439,7 @@ def _backward(
     span: tuple[Any, Any],
     times: Any,
     y0: Any,
+    guessed: bool,
     bar: Outcome,
 ) -> Any:
     """From the derivatives by the results to those by parameters and initial value, step by step back."""
@@ -516,13 +512,17 @@ def _backward(
     slope_bar = jax.tree.map(lambda s: jnp.zeros_like(s[0]), record.slope)
     nothing = jax.tree.map(jnp.zeros_like, params)
     carry = (count - 1, bar.y1, slope_bar, zero, zero, nothing)
-    _, y_bar, slope_bar, _, _, params_bar = jax.lax.while_loop(lambda c: c[0] >= 0, back, carry)
+    _, y_bar, slope_bar, _, h_bar, params_bar = jax.lax.while_loop(lambda c: c[0] >= 0, back, carry)
 
     def begin(y: Any, params: Any) -> Any:
-        return _evaluate(how, field, span[0], y, params)
+        slope = _evaluate(how, field, span[0], y, params)
+        guess = zero
+        if guessed and how.through_steps:
+            guess = first_step(how, field, span[0], end, y, slope[0], params)
+        return slope, guess
 
     _, pull = jax.vjp(begin, y0, params)
-    more_y, more = pull(slope_bar)
+    more_y, more = pull((slope_bar, h_bar))
     if n_save:  # values saved at the very start
         first = (jnp.arange(n_save) < record.saved[0]).reshape(-1, *(1,) * y0.ndim)
         more_y = more_y + jnp.sum(jnp.where(first, bar.ys, 0.0), axis=0)
