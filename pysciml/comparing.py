@@ -14,7 +14,7 @@ import xarray as xr
 from pysciml.engines.base import Array, registry
 from pysciml.errors import EngineUnavailableError, ProblemError, SolverError, UnsupportedError
 from pysciml.options import read_options
-from pysciml.problem import Problem, number
+from pysciml.problem import Problem, number, refuse_fields
 from pysciml.solve import choose_engine, solve
 
 #: How much tighter than the tightest tolerance the reference is solved.
@@ -87,6 +87,7 @@ def compare(
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"compare takes a pysciml.Problem, not {type(problem).__name__}")
+    refuse_fields(problem, "compare")
     if problem.system.kind == "sde":
         raise UnsupportedError("compare needs one right solution; for stochastic equations compare moments instead")
     missing: dict[str, str] = {}

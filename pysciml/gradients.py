@@ -13,7 +13,7 @@ from pysciml._version import __version__
 from pysciml.engines.base import get
 from pysciml.errors import ProblemError
 from pysciml.options import read_options
-from pysciml.problem import Problem
+from pysciml.problem import Problem, refuse_fields
 
 #: Up to this many inputs the forward equations are solved by default.
 _FEW = 8
@@ -108,6 +108,7 @@ def gradient(
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"gradient takes a pysciml.Problem, not {type(problem).__name__}")
+    refuse_fields(problem, "gradient")
     if method not in _METHODS:
         known = ", ".join(map(repr, _METHODS))
         raise ProblemError(f"method must be one of {known}, not {method!r}", symbol="method")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import sympy as sp
 
-from pysciml.errors import ProblemError
+from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.symbolic import System, printing
 
 Array = npt.NDArray[np.float64]
@@ -199,6 +199,15 @@ def _unknown(key: Any, what: str, kind: str, names: tuple[str, ...]) -> str:
     if text in names:
         hint = f": it only shares its name with {text}; use the very object of the equations, or the text {text!r}"
     return f"{what} has a value for {text}, which is not a {kind} of the system ({_list(list(names))}){hint}"
+
+
+def refuse_fields(problem: Problem, what: str) -> None:
+    """Raise for a partial differential equation where only variables of time are handled."""
+    if problem.system.model.fields:
+        raise UnsupportedError(
+            f"{what} takes ordinary equations, and {problem.system.name!r} is a partial differential equation: "
+            "loop over problem.remake(...) and pysciml.solve instead"
+        )
 
 
 def number(value: Any, what: str, symbol: str | None = None) -> float:

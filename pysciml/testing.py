@@ -12,7 +12,7 @@ import xarray as xr
 from pysciml.comparing import read_solvers
 from pysciml.errors import ProblemError, SolverError
 from pysciml.options import read_saveat
-from pysciml.problem import Problem, number
+from pysciml.problem import Problem, number, refuse_fields
 from pysciml.solve import solve
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def assert_solvers_agree(
     __tracebackhide__ = True
     if not isinstance(problem, Problem):
         raise ProblemError(f"assert_solvers_agree takes a pysciml.Problem, not {type(problem).__name__}")
+    refuse_fields(problem, "assert_solvers_agree")
     rtol = number(rtol, "rtol", "rtol")
     if not 0 < rtol < 1:
         raise ProblemError(f"rtol must be between 0 and 1, not {rtol!r}", symbol="rtol")

@@ -13,7 +13,7 @@ from pysciml.fitting import least_squares
 from pysciml.fitting.residuals import Rho
 from pysciml.fitting.result import FitResult
 from pysciml.fitting.trained import TrainingResult
-from pysciml.problem import Problem
+from pysciml.problem import Problem, refuse_fields
 
 _LEAST_SQUARES = "least_squares"
 #: Options of one of the two ways alone, with their defaults.
@@ -183,6 +183,7 @@ def fit(
         del given[name]
     if not isinstance(problem, Problem):
         raise ProblemError(f"fit takes a pysciml.Problem, not {type(problem).__name__}")
+    refuse_fields(problem, "fit")
     keys: list[Any] = (
         [trainable] if isinstance(trainable, str) or not isinstance(trainable, Iterable) else list(trainable)
     )
