@@ -27,8 +27,9 @@ from pysciml.errors import EngineUnavailableError, ProblemError, PySciMLError
 
 logger = logging.getLogger(__name__)
 
-#: Blocks submitted for each of the cluster's threads.
-_AHEAD: Final = 2
+#: Blocks submitted beyond the cluster's threads, for each of them: a block that is queued behind a long one waits while
+#: others may be idle, and a worker that has none queued waits but for a message.
+_AHEAD: Final = 0.125
 #: Results that are fetched together, at most.
 _TOGETHER: Final = 32
 #: Seconds between two looks at the cluster.
@@ -132,7 +133,8 @@ class OnDask:
                 if time.monotonic() - looked > _LOOK:
                     looked = time.monotonic()
                     threads = self._threads()
-                    width = _AHEAD * max(1, sum(threads.values()))
+                    busy = max(1, sum(threads.values()))
+                    width = busy + max(1, int(_AHEAD * busy))
                     self._look(run, known, set(threads))
                 arrived = _arrived(ended) if pending else []
                 numbers = [pending.pop(future) for future in arrived]

@@ -54,7 +54,7 @@ def until(condition, what, process=None):
     end = time.monotonic() + PATIENCE
     while not (found := condition()):
         if process is not None and process.poll() is not None:
-            raise AssertionError(f"{what}: the process ended with {process.returncode}")
+            raise AssertionError(f"{what}: the process ended with {process.returncode}: {process.communicate()}")
         assert time.monotonic() < end, what
         time.sleep(0.01)
     return found

@@ -44,7 +44,7 @@ def client(cluster):
     from distributed import Client
 
     with Client(cluster, set_as_default=False) as made:
-        made.wait_for_workers(1, timeout=PATIENCE)
+        made.wait_for_workers(2, timeout=PATIENCE)
         yield made
 
 
@@ -176,19 +176,19 @@ def test_a_client_killed_and_started_again_goes_on(client, faults, undisturbed, 
     first = start_client(client.scheduler.address, "wait")
     until(faults.waiting, "a block under way", first)
     done = tmp_path / "sweep.zarr" / "pysciml" / "done"
-    until(lambda: len(list(done.glob("*.json"))) == 7, "the other blocks", first)
+    until(lambda: len(list(done.glob("*.json"))) >= 6, "the other blocks", first)  # one may be queued behind it
     os.kill(first.pid, signal.SIGKILL)
     first.wait(PATIENCE)
-    before = {rate for _, rate, _ in faults.lines()}
+    finished = [int(path.stem) for path in done.glob("*.json")]
     faults.go()
     sweep = ps.solve_ensemble(
         problem(), executor=client, store=tmp_path / "sweep.zarr", **arguments(faults=[(22, WAIT)])
     )
     assert content(tmp_path / "sweep.zarr") == undisturbed[WAIT]
-    assert sweep.attrs["n_blocks_computed"] <= 1  # 0 where the worker that was left behind has been faster
+    assert sweep.attrs["n_blocks_computed"] <= 2  # 0 where the worker that was left behind has been faster
     rates = [rate for _, rate, _ in faults.lines()]
-    unfinished = {repr(float(rate)) for rate in sweep.a.values[20:25]}
-    assert {rate for rate in before if rates.count(rate) > 1} <= unfinished  # nothing finished was computed twice
+    for number in finished:
+        assert {rates.count(repr(float(rate))) for rate in sweep.a.values[5 * number : 5 * number + 5]} == {1}
 
 
 def test_ctrl_c_stops_the_workers_and_keeps_what_is_done(client, faults, tmp_path, start_client):
@@ -241,6 +241,25 @@ def test_the_scheduler_lost_is_said_and_the_rest_is_done_without_it(faults, undi
     sweep = ps.solve_ensemble(problem(), store=tmp_path / "sweep.zarr", **arguments(faults=[(22, WAIT)]))
     assert sweep.attrs["n_blocks_computed"] == 4
     assert content(tmp_path / "sweep.zarr") == undisturbed[WAIT]
+
+
+def test_a_store_that_takes_no_more_ends_the_run_and_nothing_is_taken_for_failed(client, faults, tmp_path):
+    store = tmp_path / "sweep.zarr"
+    given = arguments(faults=[(22, WAIT)])
+    running = in_background(lambda: ps.solve_ensemble(problem(), executor=client, store=store, retries=1, **given))
+    until(faults.waiting, "a block under way")
+    # All others but one, perhaps, that is queued behind it.
+    until(lambda: len(list((store / "pysciml" / "done").glob("*.json"))) >= 6, "the other blocks")
+    (store / "double" / "c" / "4").write_text("in the way")
+    faults.go()
+    with pytest.raises(ps.SolverError, match=r"can no longer be stored: .*; [67] of 8 blocks are in") as caught:
+        running.result(PATIENCE)
+    assert (caught.value.partial.retcode == "Success").sum() >= 30
+    assert "error" not in caught.value.partial
+    (store / "double" / "c" / "4").unlink()
+    again = ps.solve_ensemble(problem(), executor=client, store=store, **given)
+    assert again.attrs["n_blocks_computed"] <= 2
+    assert (again.retcode == "Success").all()
 
 
 def test_a_store_that_workers_cannot_see_is_refused(client, faults):
