@@ -19,11 +19,11 @@ Base.copy(jacobian::Jacobian) = jacobian.remake === nothing ? jacobian : jacobia
 const SPARSE_STATES, SPARSE_SHARE = 50, 0.2
 
 """
-Jacobians of graphs with at most this many operations are generated code. Beyond, the compiler takes
-too long over one function (it grows faster than linearly), and coloured forward differentiation of
-the right-hand side gives the same numbers.
+Jacobians of graphs with at most this many operations are generated code, in parts. Differentiating the
+right-hand side forward instead compiles it for dual numbers, which took minutes for 2,048 equations
+where generated parts took seconds; beyond this size the memory of the code is what counts.
 """
-const GENERATED_OPERATIONS = 2_000
+const GENERATED_OPERATIONS = 200_000
 
 """
     Jacobian(f!, graph, nodes, rows, cols)
@@ -41,26 +41,40 @@ function Jacobian(f!, graph::Graph, nodes, rows, cols)
         pattern = sparsity_pattern(at, n)
         return is_sparse ? coloured(f!, pattern) : coloured_dense(f!, pattern)
     end
-    symbols = Symbols(graph)
-    expressions = trace(graph, entries, symbols)
-    return is_sparse ? generated_sparse(expressions, at, n, symbols) : generated_dense(expressions, at, n, symbols)
+    values! = isempty(entries) ? InPlace((out, u, p, t) -> nothing) : wrapped(generate(graph, entries))
+    return is_sparse ? generated_sparse(values!, at, n) : generated_dense(values!, at, n)
 end
 
-function generated_dense(expressions::Vector{Num}, at, n::Int, symbols::Symbols)
-    matrix = fill(Num(0.0), n, n)
-    for ((row, col), entry) in zip(at, expressions)
-        matrix[row, col] = entry
+"`values!` writes the entries, which stand at the places `at`."
+function generated_dense(values!::InPlace, at::Vector{Tuple{Int, Int}}, n::Int)
+    buffer = zeros(length(at))
+    evaluate!(J, u, p, t) = begin
+        values!(buffer, u, p, t)
+        fill!(J, 0.0)
+        for (k, (row, col)) in enumerate(at)
+            J[row, col] = buffer[k]
+        end
+        nothing
     end
-    f! = build(matrix, symbols)
-    return Jacobian(zeros(n, n), DenseFunction(Quiet(f!)), nothing)
+    return Jacobian(zeros(n, n), DenseFunction(evaluate!), () -> generated_dense(values!, at, n))
 end
 
-function generated_sparse(expressions::Vector{Num}, at, n::Int, symbols::Symbols)
+function generated_sparse(values!::InPlace, at::Vector{Tuple{Int, Int}}, n::Int)
     pattern = sparsity_pattern(at, n)
-    entry_at = Dict(zip(at, expressions))
-    rows, cols, _ = findnz(pattern)
-    f! = build(Num[get(entry_at, place, Num(0.0)) for place in zip(rows, cols)], symbols)
-    return Jacobian(pattern, SparseFunction((J, u, p, t) -> (f!(nonzeros(J), u, p, t); nothing)), nothing)
+    stored_rows, stored_cols, _ = findnz(pattern)
+    number = Dict(place => k for (k, place) in enumerate(zip(stored_rows, stored_cols)))
+    stored = [number[place] for place in at]
+    buffer = zeros(length(at))
+    evaluate!(J, u, p, t) = begin
+        values!(buffer, u, p, t)
+        entries = nonzeros(J)
+        fill!(entries, 0.0)
+        for (k, place) in enumerate(stored)
+            entries[place] = buffer[k]
+        end
+        nothing
+    end
+    return Jacobian(pattern, SparseFunction(evaluate!), () -> generated_sparse(values!, at, n))
 end
 
 "The pattern of a Jacobian with ones in it, the diagonal included."

@@ -201,8 +201,8 @@ end
     fill!(J, 0)
     PySciML.coloured_dense(f!, pattern).evaluate!(J, u, p, 0.0)
     @test J ≈ exact
-    expressions = PySciML.trace(graph, entries .+ 1, PySciML.Symbols(graph))
-    sparse_one = PySciML.generated_sparse(expressions, collect(zip(rows .+ 1, cols .+ 1)), 2, PySciML.Symbols(graph))
+    values! = PySciML.wrapped(PySciML.generate(graph, entries .+ 1))
+    sparse_one = PySciML.generated_sparse(values!, collect(zip(rows .+ 1, cols .+ 1)), 2)
     S = copy(sparse_one.prototype)
     sparse_one.evaluate!(S, u, p, 0.0)
     @test Matrix(S) ≈ exact

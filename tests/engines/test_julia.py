@@ -47,6 +47,15 @@ def robertson(conserved: bool) -> ps.Problem:
     return ps.Problem(ps.System(rates, name="robertson"), start, (0, 40))
 
 
+def test_the_julia_package_passes_its_own_tests() -> None:
+    found = environment.find()
+    assert not isinstance(found, str)
+    script = environment.package_folder() / "test" / "runtests.jl"
+    command = [found.executable, "--startup-file=no", "--threads=2", f"--project={found.project}", str(script)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 def test_every_operation_means_in_julia_what_it_means_in_numpy() -> None:
     from pysciml.engines.julia.bridge import julia
     from pysciml.engines.julia.transfer import send
@@ -175,6 +184,24 @@ def test_julia_judges_the_algorithms_that_are_not_listed() -> None:
             solve(lorenz(), name)
     with pytest.raises(ps.PySciMLError, match="dt"):
         solve(lorenz(), "Euler")
+
+
+def test_options_of_an_algorithm_are_written_as_in_julia() -> None:
+    low = solve(lorenz(), "FBDF(max_order=1)", rtol=1e-5, atol=1e-5, max_steps=10**6)
+    high = solve(lorenz(), "FBDF", rtol=1e-5, atol=1e-5)
+    assert low.attrs["algorithm"] == "FBDF(max_order=1)"
+    assert low.attrs["n_steps"] > 3 * high.attrs["n_steps"]
+    with pytest.raises(UnsupportedError, match="no option order: it has"):
+        solve(lorenz(), "FBDF(order=3)")
+
+
+def test_a_network_is_a_term_like_any_other() -> None:
+    (x,) = ps.variables("x,")
+    network = ps.MLP("nn", inputs=1, outputs=1, hidden=(4,), activation="tanh")
+    term = network(x)
+    problem = ps.Problem(ps.System([ps.Eq(D(x), -x + term)]), {x: 1}, (0, 1))
+    ours, theirs = (ps.solve(problem, engine=e, rtol=1e-9, atol=1e-9, saveat=[1.0]) for e in ("julia", "native"))
+    assert ours.x.item() == pytest.approx(theirs.x.item(), rel=1e-7)
 
 
 def test_parameters_and_initial_values_do_not_compile_again() -> None:
