@@ -51,7 +51,6 @@ def apply(network: Network, weights: Any, x: Any) -> Any:
 
 def derivative(network: Network, wrt: tuple[int, ...], weights: Any, x: Any) -> Any:
     """As `apply`, differentiated by the inputs in ``wrt``."""
-
     function: Callable[[Any], Any] = partial(apply, network, weights)
     for i in wrt:
         function = _along(function, i)
