@@ -57,9 +57,10 @@ def snapshots(
     from pysciml.plot import label, style
 
     chosen = _field(sol, field)
-    if isinstance(times, (int, np.integer)):
-        times = np.linspace(float(chosen.t[0]), float(chosen.t[-1]), int(times)).tolist()
-    frames = [chosen.sel(t=when, method="nearest") for when in times]
+    given: Any = times
+    if isinstance(given, (int, np.integer)):
+        given = np.linspace(float(chosen.t[0]), float(chosen.t[-1]), int(given)).tolist()
+    frames = [chosen.sel(t=when, method="nearest") for when in given]
     with style():
         if chosen.ndim == 2:
             figure, panel = plt.subplots(figsize=(6.4, 3.6))
@@ -143,6 +144,8 @@ def animate(
         figure, panel = plt.subplots(figsize=(6.4, 3.6) if chosen.ndim == 2 else _film_size(chosen))
         x = chosen[chosen.dims[1]]
         panel.set_xlabel(label(x))
+        line: Any = None
+        image: Any = None
         if chosen.ndim == 2:
             (line,) = panel.plot(x.values, frames.values[0])
             room = 0.05 * (limits[1] - limits[0] or 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ class Axis:
 
     name: str
     number: int
-    edges: Array
+    edges: Any
     periodic: bool
     spectral: bool = False
 

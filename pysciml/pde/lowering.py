@@ -27,10 +27,10 @@ CELLS: Final = "cells"
 
 
 class Extended(NamedTuple):
-    """Cells, and ``count`` more beyond each end of an axis."""
+    """Cells, and ``extra`` more beyond each end of an axis."""
 
     axis: int
-    count: int
+    extra: int
 
 
 class Faces(NamedTuple):
@@ -133,7 +133,7 @@ class Lowering:
     def _positions(self, number: int, place: Place) -> Array:
         axis = self.axes[number]
         if isinstance(place, Extended) and place.axis == number:
-            return axis.nodes if axis.chebyshev else axis.extended(place.count)
+            return axis.nodes if axis.chebyshev else axis.extended(place.extra)
         if isinstance(place, Faces) and place.axis == number:
             return axis.faces(place.extra)
         return axis.centers
@@ -144,7 +144,7 @@ class Lowering:
         if place == CELLS:
             return self.b.field(state)
         if isinstance(place, Extended):
-            return self.padded(state, place.axis, place.count)
+            return self.padded(state, place.axis, place.extra)
         assert isinstance(place, Faces)
         half = self.central // 2
         source = self.padded(state, place.axis, half + place.extra)
@@ -306,7 +306,7 @@ class Lowering:
         if place != CELLS:
             node = self(expr, CELLS)
             if isinstance(place, Extended):
-                return self.extend(node, place.axis, place.count)
+                return self.extend(node, place.axis, place.extra)
             assert isinstance(place, Faces)
             count = self.central // 2 + place.extra
             shape = self.b.shape(node)

@@ -62,7 +62,7 @@ def solve_for_time_derivatives(
     if len(marks) < len(fields):
         still = [f.func.__name__ for f in fields if not orders[f]]
         raise UnsupportedError(f"{', '.join(still)} has no time derivative, and other fields have")
-    matrix = sp.Matrix(rows)
+    matrix: Any = sp.Matrix(rows)
     if matrix.is_diagonal() and all(not matrix[i, i].is_zero for i in range(len(rows))):
         found = [r / matrix[i, i] for i, r in enumerate(right)]
     else:

@@ -111,7 +111,8 @@ def _scalar(value: Any, what: str) -> sp.Expr:
 
 
 def _vector(value: Any, what: str) -> list[sp.Expr]:
-    parts: Any = list(value) if isinstance(value, (list, tuple, sp.MatrixBase)) else None
+    given: Any = value
+    parts: Any = list(given) if isinstance(given, (list, tuple, sp.MatrixBase)) else None
     if parts is None:
         raise ModelError(f"{what} takes a vector, such as grad(u) or [u, v], not {value!r}")
     return [_scalar(part, what) for part in parts]
