@@ -180,7 +180,7 @@ def _wave_speed(low: Lowering, state: int, number: int, place: Any) -> int:
     fluxes = _fluxes(low, number)
     fields = [s.function for s in low.system.states if s.order == 0 and s.function in fluxes]
     target = low.system.states[state].function
-    jacobian = sp.Matrix([[sp.diff(fluxes[f], g) for g in fields] for f in fields])
+    jacobian: Any = sp.Matrix([[sp.diff(fluxes[f], g) for g in fields] for f in fields])
     # Fields that do not act on each other have speeds of their own.
     block = _coupled(jacobian, fields.index(target))
     jacobian = jacobian[block, block]

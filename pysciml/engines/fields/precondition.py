@@ -22,7 +22,7 @@ from pysciml.graph import array_ops as ao
 from pysciml.graph.field_program import apply_matrix
 from pysciml.graph.fields import FieldGraph
 
-Values = npt.NDArray[Any]
+Values = Any  # an array, real or complex
 
 #: Derivatives and boundary conditions reach no further than this, unless they reach everywhere.
 _REACH: Final = 6
@@ -192,7 +192,8 @@ def decompose(matrix: Array) -> tuple[AxisModes, Values]:
         matrix = np.stack([np.roll(column, j) for j in range(n)], axis=1)
     symmetric = (matrix + matrix.T) / 2
     if column is None and n <= _LARGE and np.abs(matrix - symmetric).max() > 1e-9 * np.abs(matrix).max():
-        values, vectors = np.linalg.eig(matrix)
+        found: Any = np.linalg.eig(matrix)
+        values, vectors = found
         if np.abs(values.imag).max() <= 1e-9 * np.abs(values).max() and np.linalg.cond(vectors) < _CONDITION:
             return AxisModes(np.linalg.inv(vectors).real.copy(), vectors.real.copy()), values.real
     values, vectors = np.linalg.eigh(symmetric)

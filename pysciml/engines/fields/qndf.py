@@ -138,10 +138,10 @@ class QNDF(Stepper):
 
         def part(value: float) -> Array:
             i = np.arange(1, order + 1)[:, None]
-            matrix = np.zeros((order + 1, order + 1))
+            matrix: Array = np.zeros((order + 1, order + 1))
             matrix[0] = 1.0
             matrix[1:, 1:] = (i - 1 - value * i.T) / i
-            return np.cumprod(matrix, axis=0)
+            return np.asarray(np.cumprod(matrix, axis=0), dtype=np.float64)
 
         self._differences[: order + 1] = (part(factor) @ part(1.0)).T @ self._differences[: order + 1]
         self._h *= factor

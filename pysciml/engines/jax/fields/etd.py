@@ -77,7 +77,7 @@ def coefficients(symbol: np.ndarray[Any, Any], h: float) -> tuple[Any, ...]:
         f1 += (-4 - r + e * (4 - 3 * r + r**2)) / r**3
         f2 += (2 + r + e * (-2 + r)) / r**3
         f3 += (-4 - 3 * r - r**2 + e * (4 - r)) / r**3
-    found = (np.exp(z), np.exp(z / 2), *(h * part / _CONTOUR for part in (q, f1, f2, f3)))
+    found: tuple[Any, ...] = (np.exp(z), np.exp(z / 2), *(h * part / _CONTOUR for part in (q, f1, f2, f3)))
     return tuple(part.real.copy() for part in found) if real else found
 
 
