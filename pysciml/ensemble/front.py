@@ -19,7 +19,7 @@ from pysciml.ensemble.sweep import Sweep
 from pysciml.ensemble.where import Where
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.options import read_options
-from pysciml.problem import Problem, number, refuse_fields
+from pysciml.problem import Problem, number
 from pysciml.solve import SolveInterrupted, choose_engine
 
 #: Seconds a block takes, unless told otherwise: long beside what a task costs, short beside the
