@@ -39,8 +39,10 @@ _LOOK: Final = 1.0
 #: that the worker had been given.
 _DEATH: Final = 0.5
 _BLAMED: Final = 0.25
-#: Seconds a block waits before it begins, so that its beginning is known if it kills its process.
+#: Seconds a block waits before it begins, so that its beginning is known if it kills its process;
+#: longer for one that has been blamed before.
 _HEARD: Final = 0.01
+_SUSPECTED: Final = 0.5
 
 
 class StoppedError(Exception):
@@ -161,6 +163,7 @@ class OnDask:
             where,
             self._job.given(run.grid.trajectories(run.grid.box(number))) if self._job.has_large else {},
             topic,
+            _SUSPECTED if number in run.failures else _HEARD,
             key=f"{self._name}-block-{number}-{int(100 * run.failures.get(number, 0))}",
             pure=False,
         )
@@ -286,6 +289,7 @@ def _solve_block(
     where: tuple[Target, tuple[str, ...], tuple[str, ...]] | None,
     given: Given,
     topic: str,
+    wait: float,
 ) -> Report:
     from distributed import get_worker
 
@@ -301,5 +305,5 @@ def _solve_block(
         if record is not None:  # its worker died after it had written all
             return Report(number, grid.count(number), 0.0, 0.0, 0.0, record, None, None, "", {})
     get_worker().log_event(topic, {"block": number, "process": os.getpid()})
-    time.sleep(_HEARD)
+    time.sleep(wait)
     return solve_block(_job(packed, name), grid, number, writer, given, check=check)
