@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import time
 from importlib import metadata
@@ -9,7 +10,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, SolveOptions
+from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, SolveOptions, registry
 from pysciml.engines.native import auto, events, fields
 from pysciml.engines.native.compile import prepare
 from pysciml.engines.native.initial import InconsistentError, consistent, structurally_singular
@@ -80,14 +81,14 @@ class NativeEngine(Engine):
         missing = sorted(ops.OPS[code].name for code in used - SUPPORTED)
         if missing:
             raise UnsupportedError(
-                f"the native engine cannot evaluate {', '.join(missing)}; the jax and julia engines can",
+                f"the native engine cannot evaluate {', '.join(missing)}; {self._able(model)}",
                 engine=self.name,
                 algorithm=algorithm,
             )
         if not model.differential.all() and structurally_singular(model):
             raise UnsupportedError(
                 f"the algebraic equations of {model.name!r} do not determine its algebraic states: its index is higher "
-                "than 1, and the native engine solves index 1; the julia engine reduces the index",
+                "than 1, and the native engine solves index 1: replace constraints by their derivatives in time",
                 engine=self.name,
                 algorithm=algorithm,
             )
@@ -97,6 +98,16 @@ class NativeEngine(Engine):
                 engine=self.name,
                 algorithm=algorithm,
             )
+
+    def _able(self, model: Model) -> str:
+        """Which other engines solve a model, installed or not."""
+        able: list[str] = []
+        for name, engine in registry().items():
+            if name != self.name:
+                with contextlib.suppress(UnsupportedError):
+                    engine.check(model, None)
+                    able.append(f"engine={name!r}")
+        return f"{' or '.join(able)} can" if able else "no registered engine can"
 
     def solve(
         self,
@@ -143,7 +154,8 @@ class NativeEngine(Engine):
             except InconsistentError as error:
                 if error.singular:
                     raise UnsupportedError(
-                        f"{model.name}: {error}; the native engine solves index 1, the julia engine reduces the index",
+                        f"{model.name}: {error}; the native engine solves index 1: replace constraints by their "
+                        "derivatives in time",
                         engine=self.name,
                         algorithm=algorithm,
                     ) from error
