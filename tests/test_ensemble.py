@@ -12,8 +12,8 @@ import pysciml as ps
 from pysciml.engines.base import SolveOptions
 from pysciml.engines.batch import BatchOptions
 from pysciml.engines.jax import many
-from pysciml.ensemble.sweep import Sweep
 from pysciml.ensemble.messages import pack_model, unpack_model
+from pysciml.ensemble.sweep import Sweep
 
 D = ps.D
 x, y, v = ps.variables("x y v")
