@@ -124,7 +124,8 @@ def throughput(scale: float) -> dict[str, Any]:
         found[f"solves a second, {workers} workers"] = max(each)
     found["ratio"] = max(rates[2]) / max(rates[1])
     promise("two workers reach at least 1.7 times one worker's throughput", found["ratio"] >= 1.7, found["ratio"])
-    promise("scheduling overhead under 5 % at the chosen block size", found["overhead, 1 workers"] < 0.05, found)
+    worst = max(found["overhead, 1 workers"], found["overhead, 2 workers"])
+    promise("scheduling overhead under 5 % at the chosen block size", worst < 0.05, worst)
     return found
 
 
