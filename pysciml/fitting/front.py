@@ -135,7 +135,7 @@ def fit(
         Training. How much the gaps between windows count, in units of the states' spread.
     validation : float or xarray.Dataset, optional
         Training. The last share of the times, held out, or other data of the same problem. The
-        result is then the epoch that does best on it.
+        result is then the epoch of the last stage that does best on it.
     patience : int, optional
         Training. Stop after so many epochs without a better validation.
     checkpoint : path, optional

@@ -273,6 +273,9 @@ class _Training:
         if self.check is not None:
             validation = self._validate(before, state.capacity)
             state.waited += 1
+            if state.epoch and self.stage(state.epoch - 1) != stage:
+                # Stages of shorter windows only lead up to the next one: their best do not count.
+                state.best_validation, state.waited = np.inf, 0
             if validation < state.best_validation:
                 state.best, state.best_validation, state.waited = np.asarray(before), validation, 0
         state.theta = np.asarray(theta)

@@ -126,7 +126,7 @@ def test_validation_holds_out_the_end_and_stops_early(tmp_path):
 
 def test_a_training_that_blows_up_keeps_the_last_good_state():
     with pytest.warns(FitWarning, match="the training stopped"):
-        result = ps.fit(problem, data, ["nn"], epochs=50, optimizer="sgd", learning_rate=1e6, segments=1)
+        result = ps.fit(problem, data, ["nn"], epochs=50, optimizer="sgd", learning_rate=1e6, segments=1, max_steps=64)
     assert not result.success
     assert "last good state" in result.message
     assert np.isfinite(result.problem.p).all()
