@@ -125,14 +125,14 @@ class Axis:
         if self.chebyshev:
             return self.nodes[1:-1]
         if self.uniform:
-            return self.low + self.h * (np.arange(self.n) + 0.5)
+            return self.low + self.h * (np.arange(self.n, dtype=np.float64) + 0.5)
         return (self.edges[:-1] + self.edges[1:]) / 2
 
     def extended(self, k: int) -> Array:
         """Centres with ``k`` cells beyond each end: the periodic images, or mirror images."""
         x = self.centers
         if self.uniform and not self.chebyshev:
-            return self.low + self.h * (np.arange(-k, self.n + k) + 0.5)
+            return self.low + self.h * (np.arange(-k, self.n + k, dtype=np.float64) + 0.5)
         if self.periodic:
             return np.concatenate([x[-k:] - self.length, x, x[:k] + self.length]) if k else x
         return np.concatenate([2 * self.low - x[:k][::-1], x, 2 * self.high - x[-k:][::-1]]) if k else x
@@ -141,7 +141,7 @@ class Axis:
         """Edges with ``extra`` more beyond each end."""
         e = self.edges
         if self.uniform:
-            return self.low + self.h * np.arange(-extra, self.n + 1 + extra)
+            return self.low + self.h * np.arange(-extra, self.n + 1 + extra, dtype=np.float64)
         if not extra:
             return e
         if self.periodic:

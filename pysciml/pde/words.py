@@ -5,7 +5,8 @@ All of them are plain SymPy objects; `laplacian`, `grad`, `div` and `curl` write
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, cast
 
 import sympy as sp
 from sympy.core.function import AppliedUndef, UndefinedFunction
@@ -111,9 +112,9 @@ def _scalar(value: Any, what: str) -> sp.Expr:
 
 
 def _vector(value: Any, what: str) -> list[sp.Expr]:
-    given: Any = value
-    parts: Any = list(given) if isinstance(given, (list, tuple, sp.MatrixBase)) else None
-    if parts is None:
+    is_vector = isinstance(value, (list, tuple, sp.MatrixBase))
+    parts: list[Any] = list(cast("Iterable[Any]", value)) if is_vector else []
+    if not is_vector:
         raise ModelError(f"{what} takes a vector, such as grad(u) or [u, v], not {value!r}")
     return [_scalar(part, what) for part in parts]
 
