@@ -12,6 +12,7 @@ import numpy as np
 import sympy as sp
 
 from pysciml._version import __version__
+from pysciml.errors import UnsupportedError
 from pysciml.graph import Graph, Model, ops
 from pysciml.symbolic.from_graph import number
 
@@ -366,5 +367,13 @@ def julia_source(model: Model) -> str:
     str
         A file for Julia with OrdinaryDiffEq (StochasticDiffEq, DelayDiffEq). Its right-hand side
         takes any number type, so Symbolics and automatic differentiation can go through it.
+
+    Raises
+    ------
+    UnsupportedError
+        For models with networks.
     """
+    if model.graph.networks:
+        names = ", ".join(network.name for network in model.graph.networks)
+        raise UnsupportedError(f"{model.name!r} has a network ({names}), which is not written as Julia source")
     return _Writer(model).text()

@@ -238,6 +238,11 @@ class System:
             ``include("model.jl")``. States and parameters are in the order of `states` and
             `parameters`.
 
+        Raises
+        ------
+        UnsupportedError
+            For systems with networks.
+
         Examples
         --------
         >>> Path("lotka.jl").write_text(lotka.to_julia())

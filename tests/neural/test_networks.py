@@ -248,6 +248,13 @@ def test_bad_networks_are_refused(arguments, message):
         ps.MLP(**{"name": "nn", "inputs": 2, "outputs": 2, **arguments})
 
 
+def test_julia_source_of_a_network_is_refused_by_name():
+    (x,) = ps.variables("x,")
+    system = ps.System([ps.Eq(ps.D(x), ps.MLP("nn", inputs=1, outputs=1)(x))])
+    with pytest.raises(ps.UnsupportedError, match=r"has a network \(nn\)"):
+        system.to_julia()
+
+
 def test_bad_uses_are_refused():
     nn = ps.MLP("nn", inputs=2, outputs=1)
     with pytest.raises(ps.ModelError, match="has 2 inputs, and is called with 1"):
