@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from xarray.indexes import PandasIndex
 
@@ -49,7 +50,7 @@ def _dataset(variables: dict[str, xr.Variable], t: Array, attrs: dict[str, Any])
     The public constructor aligns and merges its arguments, which takes longer than solving a small
     problem. Where this xarray has no direct way, the public one is taken.
     """
-    index = PandasIndex(t, "t")
+    index = PandasIndex(pd.Index(t, name="t"), "t")
     coordinates = index.create_variables()
     try:
         return xr.Dataset._construct_direct(
