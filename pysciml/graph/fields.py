@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from pysciml.errors import UnsupportedError
 from pysciml.graph import array_ops as ao
 from pysciml.graph import ops
 from pysciml.graph.graph import Graph, Ints, Wrt
@@ -135,7 +136,7 @@ class FieldGraph(Graph):
 
     def jacobian(self, name: str = "rhs", wrt: Wrt = "states") -> tuple[Graph, Ints, Ints]:
         """A field's Jacobian is evaluated as a matrix: `pysciml.graph.field_jacobian.jacobian`."""
-        raise NotImplementedError("the Jacobian of fields is not a graph: use field_jacobian.jacobian")
+        raise UnsupportedError("the Jacobian of fields is not a graph: evaluate it with graph.field_jacobian.jacobian")
 
     def sparsity(self, name: str = "rhs", wrt: Wrt = "states") -> tuple[Ints, Ints]:
         """Which entries of the Jacobian by the states can be non-zero: ``rows, cols``, by row."""

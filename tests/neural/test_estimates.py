@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import pysciml as ps
-
-jax = pytest.importorskip("jax")
-import jax.numpy as jnp  # noqa: E402
-
-from pysciml.neural import terms  # noqa: E402
-from pysciml.neural.adaptive import METHODS, Setting, method, one_step, solve  # noqa: E402
-from pysciml.neural.stochastic import NoisySetting, noisy_step, solve_noisy  # noqa: E402
+from pysciml.neural import terms
+from pysciml.neural.adaptive import METHODS, Setting, method, one_step, solve
+from pysciml.neural.stochastic import NoisySetting, noisy_step, solve_noisy
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import pysciml as ps
-
-jax = pytest.importorskip("jax")
-import equinox as eqx  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

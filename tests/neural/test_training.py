@@ -16,8 +16,6 @@ import xarray as xr
 import pysciml as ps
 from pysciml.fitting import FitWarning
 
-pytest.importorskip("jax")
-
 SETUP = """
 import numpy as np, pysciml as ps, xarray as xr
 x, = ps.variables("x,")
