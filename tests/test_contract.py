@@ -84,8 +84,10 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def run(code: str, session: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(session["folder"])
-    exec(code, session)
-    plt.close("all")
+    try:
+        exec(code, session)
+    finally:
+        plt.close("all")
 
 
 def test_models_problems_and_solutions(session: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

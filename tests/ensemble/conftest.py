@@ -15,9 +15,9 @@ from tests.ensemble.sweeps import Faults
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def plugin(tmp_path_factory):
-    """A folder with the faulty engine as an installed package would have it."""
+    """A folder with the faulty engine as an installed package would have it; gone again for other tests."""
     folder = tmp_path_factory.mktemp("plugin")
     shutil.copy(HERE / "faulty.py", folder / "faulty_engine.py")
     about = folder / "faulty_engine-1.0.dist-info"
@@ -31,7 +31,7 @@ def plugin(tmp_path_factory):
     base.registry.cache_clear()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def faults_root(tmp_path_factory):
     """The folder through which processes talk; the name is fixed before workers start."""
     folder = tmp_path_factory.mktemp("faults")
