@@ -1,10 +1,13 @@
 """Cold starts: from a fresh process to the first solution, imports and compilation included.
 
-`python -m benchmarks.cold LIBRARY PROBLEM` is one such process; `measure` times it from outside.
+`python -m benchmarks.cold LIBRARY PROBLEM` is one such process; `measure` times it from outside, until the process
+says that it has the solution: how long an interpreter then takes to free its memory is no part of it. Byte code is
+kept as it is for installed packages, whatever the environment says.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -34,6 +37,25 @@ def once(library: str, problem: TestProblem) -> float:
     return float(run.values(run.call())[-1, -1])
 
 
+def _time_to_first_line(command: list[str]) -> tuple[float, str]:
+    """Seconds until the process prints, and its last word if it failed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    start = time.perf_counter()
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        seconds = time.perf_counter() - start
+        _, errors = process.communicate()
+    return seconds, (errors.strip().splitlines() or ["?"])[-1] if process.returncode else ""
+
+
 def measure(
     problems: tuple[str, ...] = ("lorenz", "robertson"), repeats: int = 5, libraries: tuple[str, ...] = tuple(METHODS)
 ) -> list[dict[str, object]]:
@@ -46,12 +68,9 @@ def measure(
                 key = (problem, library)
                 if key in failed:
                     continue
-                start = time.perf_counter()
-                command = [sys.executable, "-m", "benchmarks.cold", library, problem]
-                outcome = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-                seconds = time.perf_counter() - start
-                if outcome.returncode:
-                    failed[key] = (outcome.stderr.strip().splitlines() or ["?"])[-1]
+                seconds, failure = _time_to_first_line([sys.executable, "-m", "benchmarks.cold", library, problem])
+                if failure:
+                    failed[key] = failure
                 elif turn:  # the first turn warms the file cache for all alike
                     taken.setdefault(key, []).append(seconds)
     return [
@@ -83,4 +102,4 @@ def table(rows: list[dict[str, object]]) -> str:
 
 
 if __name__ == "__main__":
-    print(once(sys.argv[1], by_name(sys.argv[2])))
+    print(once(sys.argv[1], by_name(sys.argv[2])), flush=True)
