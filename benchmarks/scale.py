@@ -17,6 +17,7 @@ import os
 import platform
 import signal
 import subprocess
+import statistics
 import sys
 import tempfile
 import time
@@ -101,28 +102,28 @@ def throughput(scale: float) -> dict[str, Any]:
     count = int(20_000 * scale)
     found: dict[str, Any] = {"solves": count}
     rates: dict[int, list[float]] = {1: [], 2: []}
-    for workers in (1, 2):
-        with cluster(workers) as client, tempfile.TemporaryDirectory() as folder:
-            client.run(_compile)
-            for repeat in range(2):
+    for _ in range(3):  # in turns, since the speed of a machine is not the same for minutes
+        for workers, each in rates.items():
+            with cluster(workers) as client, tempfile.TemporaryDirectory() as folder:
+                client.run(_compile)
                 before = sum(client.run(time.process_time).values())
                 sweep = ps.solve_ensemble(
-                    ROBERTSON, executor=client, store=f"{folder}/{repeat}.zarr", progress=True, **stiff(count)
+                    ROBERTSON, executor=client, store=f"{folder}/sweep.zarr", progress=True, **stiff(count)
                 )
-                attrs = sweep.attrs
-                assert attrs["n_failed"] == attrs["n_retries"] == 0
-                rates[workers].append(attrs["trajectories_per_second"])
                 used = sum(client.run(time.process_time).values()) - before
-                key = f"solves a processor second, {workers} workers"
-                found[key] = max(found.get(key, 0.0), count / used)
-                idle = 1 - attrs["busy_seconds"] / (workers * attrs["run_seconds"])
-                found[f"blocks, {workers} workers"] = attrs["n_blocks"]
-                found[f"block seconds, {workers} workers"] = attrs["busy_seconds"] / attrs["n_blocks"]
-                key = f"overhead, {workers} workers"
-                found[key] = min(found.get(key, 1.0), idle)
+            attrs = sweep.attrs
+            assert attrs["n_failed"] == attrs["n_retries"] == 0
+            each.append(attrs["trajectories_per_second"])
+            key = f"solves a processor second, {workers} workers"
+            found[key] = max(found.get(key, 0.0), count / used)
+            idle = 1 - attrs["busy_seconds"] / (workers * attrs["run_seconds"])
+            found[f"blocks, {workers} workers"] = attrs["n_blocks"]
+            found[f"block seconds, {workers} workers"] = attrs["busy_seconds"] / attrs["n_blocks"]
+            key = f"overhead, {workers} workers"
+            found[key] = min(found.get(key, 1.0), idle)
     for workers, each in rates.items():
-        found[f"solves a second, {workers} workers"] = max(each)
-    found["ratio"] = max(rates[2]) / max(rates[1])
+        found[f"solves a second, {workers} workers"] = each
+    found["ratio"] = statistics.median(two / one for one, two in zip(*rates.values(), strict=True))
     promise("two workers reach at least 1.7 times one worker's throughput", found["ratio"] >= 1.7, found["ratio"])
     worst = max(found["overhead, 1 workers"], found["overhead, 2 workers"])
     promise("scheduling overhead under 5 % at the chosen block size", worst < 0.05, worst)

@@ -14,7 +14,7 @@ import numpy as np
 
 from pysciml.engines.base import SolveOptions
 from pysciml.errors import UnsupportedError
-from pysciml.graph import EventSpec, Graph, Model, Network
+from pysciml.graph import EventSpec, Graph, JumpSpec, Model, Network
 from pysciml.graph.networks import Call
 
 _LENGTH: Final = 16
@@ -69,6 +69,7 @@ def pack_model(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
             "parameters": model.parameters,
             "observed": model.observed,
             "events": [asdict(event) for event in model.events],
+            "jumps": [asdict(jump) for jump in model.jumps],
             "noise": model.noise,
             "noise_type": model.noise_type,
         },
@@ -93,10 +94,14 @@ def unpack_model(header: dict[str, Any], arrays: dict[str, Any]) -> Model:
         networks=[_network(fields) for fields in header["networks"]],
         calls=[Call(network, output, tuple(wrt)) for network, output, wrt in header["calls"]],
     )
-    specs: list[dict[str, Any]] = [{**event, "targets": tuple(event["targets"])} for event in fields.pop("events")]
-    events = tuple(EventSpec(**spec) for spec in specs)
+    events = tuple(EventSpec(**_with_targets(spec)) for spec in fields.pop("events"))
+    jumps = tuple(JumpSpec(**_with_targets(spec)) for spec in fields.pop("jumps"))
     names = {key: tuple(fields.pop(key)) for key in ("states", "parameters", "observed", "noise")}
-    return Model(graph=graph, events=events, **{name: arrays[name] for name in _MODEL}, **names, **fields)
+    return Model(graph=graph, events=events, jumps=jumps, **{name: arrays[name] for name in _MODEL}, **names, **fields)
+
+
+def _with_targets(spec: dict[str, Any]) -> dict[str, Any]:
+    return {**spec, "targets": tuple(spec["targets"])}
 
 
 def _network(fields: dict[str, Any]) -> Network:

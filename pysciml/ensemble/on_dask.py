@@ -7,6 +7,7 @@ With a store, workers write what they have solved themselves and send back a few
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import platform
@@ -27,11 +28,13 @@ from pysciml.errors import EngineUnavailableError, ProblemError, PySciMLError
 
 logger = logging.getLogger(__name__)
 
-#: Blocks submitted beyond the cluster's threads, for each of them: a block that is queued behind a long one waits while
-#: others may be idle, and a worker that has none queued waits but for a message.
-_AHEAD: Final = 0.125
+#: Blocks submitted beyond the cluster's threads, for each of them, so that no worker waits for a message between two.
+#: Towards the end there are none: a block that is queued behind a long one would wait while others are idle.
+_AHEAD: Final = 1
 #: Results that are fetched together, at most.
 _TOGETHER: Final = 32
+#: Seconds that workers have to get ready before the first ones begin.
+_READY: Final = 60.0
 #: Seconds between two looks at the cluster.
 _LOOK: Final = 1.0
 #: What the loss of a worker counts as, beside a block that raised: the fault may be the machine's.
@@ -109,6 +112,26 @@ class OnDask:
             raise PySciMLError(
                 f"a worker of the cluster cannot do the work: {type(error).__name__}: {error}"
             ) from error
+        self._prepare_all(target)
+
+    def _prepare_all(self, target: Target | None) -> None:
+        """Have every worker import, fetch and compile now, while none is too busy to hand the job on.
+
+        A solver in compiled code holds the lock that a worker's communication needs. Nothing depends on this: a worker
+        that fails or is lost meanwhile is met again with its first block.
+        """
+        from distributed import wait
+
+        futures = [
+            self._client.submit(
+                _prepare, self._packed, self._name, target, workers=[address], allow_other_workers=True, pure=False
+            )
+            for address in self._threads()
+        ]
+        try:
+            wait(futures, timeout=_READY)
+        except Exception as error:
+            logger.info("not all workers are ready: %s: %s", type(error).__name__, error)
 
     def trial(self) -> Trial | None:
         """What a few trajectories take on a worker; None where they fail."""
@@ -129,18 +152,19 @@ class OnDask:
         where = None if store is None else (store.target, store.manifest.names, store.manifest.dims)
         topic = f"{self._name}-starts"
         client.subscribe_topic(topic, self._note_start)
-        width, looked, known = 0, 0.0, set[str]()
+        busy, looked, known = 1, 0.0, set[str]()
         try:
             while waiting or pending:
                 if time.monotonic() - looked > _LOOK:
                     looked = time.monotonic()
                     threads = self._threads()
                     busy = max(1, sum(threads.values()))
-                    width = busy + max(1, int(_AHEAD * busy))
                     self._look(run, known, set(threads))
                 arrived = _arrived(ended) if pending else []
                 numbers = [pending.pop(future) for future in arrived]
-                while waiting and len(pending) < width:  # first, so that no worker waits for what follows
+                while waiting and len(pending) < _width(
+                    busy, len(waiting)
+                ):  # before what follows: no worker waits for it
                     number = waiting.popleft()
                     future = self._submit(run, number, where, topic)
                     pending[future] = number
@@ -243,6 +267,11 @@ class OnDask:
         self._packed.release()
 
 
+def _width(busy: int, waiting: int) -> int:
+    """How many blocks are submitted at a time, with so many threads and so many blocks to come."""
+    return busy * (1 + _AHEAD) if waiting > busy else busy
+
+
 def _arrived(ended: queue.SimpleQueue[Any]) -> list[Any]:
     """The futures that have ended, a few at a time; none where there are none for a while."""
     found: list[Any] = []
@@ -270,7 +299,10 @@ def _job(packed: bytes, name: str) -> Job:
 
 def _prepare(packed: bytes, name: str, target: Target | None) -> None:
     _job(packed, name).prepare()
-    if target is not None and target.read(MANIFEST) is None:
+    if target is None:
+        return
+    importlib.import_module("zarr")
+    if target.read(MANIFEST) is None:
         raise PySciMLError(
             f"a worker (on {platform.node()}) does not see {target}: "
             "workers write results themselves, so that the store must be on a file system (or object store) they share"

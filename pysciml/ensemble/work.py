@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -30,7 +31,9 @@ _PATIENCE: Final = 30.0
 #: A block's numbers exist about this many times while it is solved, labelled and compressed.
 _COPIES: Final = 4
 #: Blocks there are at least for each process, so that none waits long for the others at the end.
-_SHARES: Final = 8
+_SHARES: Final = 12
+#: What a block costs beside its trajectories, as a share of a block of full size.
+_BESIDE: Final = 0.015
 #: No space left, over quota, read-only: trying again does not help.
 _HOPELESS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -211,7 +214,27 @@ def choose_grid(job: Job, each: float, block_seconds: float, block_size: int | N
     logger.info(
         "blocks of %d trajectories", size, extra={"pysciml": {"time": by_time, "memory": by_memory, "share": by_share}}
     )
-    return divide(job.inputs.shape, size)
+    return evenly(job.inputs.shape, size, processes)
+
+
+def evenly(shape: tuple[int, ...], size: int, processes: int) -> Grid:
+    """Blocks of at most about ``size`` trajectories, at least of half of it, that end together.
+
+    Where all trajectories take as long, the sweep ends after ``ceil(blocks / processes)`` of its largest blocks: of
+    the sizes that there are, the one for which that is least, counting what a block costs beside its trajectories.
+    """
+    found = divide(shape, size)
+    if len(found) > 64 * processes:  # the last blocks are a small part of it all
+        return found
+
+    def longest(grid: Grid) -> float:
+        return -(-len(grid) // processes) * (math.prod(grid.block) + _BESIDE * size)
+
+    for smaller in np.unique(np.linspace(size, size / 2, 33).astype(int))[::-1]:
+        grid = divide(shape, max(1, int(smaller)))
+        if longest(grid) < longest(found):
+            found = grid
+    return found
 
 
 def largest_block(job: Job) -> int:

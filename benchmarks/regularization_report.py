@@ -1,0 +1,177 @@
+"""Tables, promises and the picture of `benchmarks.regularization`, from the numbers it keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: What Pal, Edelman & Rackauckas report (2023, tables 1 and 2): test metric, evaluations, seconds of a prediction. Rows
+#: marked † are quoted there from Pal et al. 2021, which trained and timed otherwise.
+PAPER: dict[str, dict[str, tuple[str, float, float]]] = {
+    "digits-ode": {
+        "vanilla": ("97.61", 303.6, 0.088),
+        "STEER": ("97.94†", 265.0, 0.092),
+        "TayNODE": ("97.89†", 80.3, 0.079),
+        "error": ("97.32†", 177.0, 0.060),
+        "stiffness": ("98.08†", 259.0, 0.094),
+        "local unbiased": ("97.53", 188.0, 0.046),
+        "local biased": ("97.49", 182.8, 0.044),
+    },
+    "digits-sde": {
+        "vanilla": ("96.66", 313.9, 0.51),
+        "error": ("96.27†", 184.7, 7.23),
+        "stiffness": ("96.80†", 382.0, 14.5),
+        "local unbiased": ("96.57", 228.9, 0.39),
+        "local biased": ("96.44", 230.1, 0.36),
+    },
+    "spirals": {
+        "vanilla": ("3.41", 758.0, 0.16),
+        "STEER": ("3.48†", 699.0, 0.54),
+        "TayNODE": ("4.21†", 167.3, 0.22),
+        "error": ("3.57†", 287.0, 0.21),
+        "stiffness": ("3.58†", 273.0, 0.20),
+        "local unbiased": ("3.64", 422.0, 0.09),
+        "local biased": ("3.63", 463.0, 0.10),
+    },
+}
+PAPER_DATA = {
+    "digits-ode": "MNIST",
+    "digits-sde": "MNIST",
+    "spirals": "PhysioNet, test loss × 1000",
+}
+LOCAL = ("local unbiased", "local biased")
+COLOURS = {
+    "vanilla": "#444444",
+    "STEER": "#56B4E9",
+    "TayNODE": "#CC79A7",
+    "error": "#D55E00",
+    "stiffness": "#E69F00",
+    "local unbiased": "#009E73",
+    "local biased": "#0072B2",
+}
+
+
+def ratio(rows: dict[str, Any], method: str, column: str) -> float:
+    """Of the means over seeds, to vanilla's."""
+    return float(np.mean(rows[method][column]) / np.mean(rows["vanilla"][column]))
+
+
+def promises(name: str, kept: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    """What should hold, what was measured, and whether it does."""
+    rows = kept["rows"]
+    found: list[tuple[str, str, bool]] = []
+
+    def add(what: str, value: float, good: bool, text: str = "{:.2f}") -> None:
+        found.append((what, text.format(value), good))
+
+    error = "error" in rows
+    if error and name == "digits-ode":
+        add("error: at most 0.4 of the evaluations", v := ratio(rows, "error", "evaluations"), v <= 0.4)
+        lost = float(np.mean(rows["vanilla"]["metric"]) - np.mean(rows["error"]["metric"]))
+        add("error: accuracy within 1 point", -lost, abs(lost) <= 1 or lost < 0, "{:+.2f} points")
+        add("error: at most 0.8 of the training time", v := ratio(rows, "error", "training"), v <= 0.8)
+    if error and name == "spirals":
+        add("error: at most 0.5 of the evaluations", v := ratio(rows, "error", "evaluations"), v <= 0.5)
+        add("error: test error within 5 %", v := ratio(rows, "error", "metric"), v <= 1.05)
+    for method in LOCAL:
+        if method not in rows:
+            continue
+        faster = 1 / ratio(rows, method, "prediction")
+        if name.endswith("sde"):
+            add(f"{method}: predictions at least 1.3 times faster", faster, faster >= 1.3)
+            continue
+        add(f"{method}: at most 0.6 of the evaluations", v := ratio(rows, method, "evaluations"), v <= 0.6)
+        add(f"{method}: at most 1.1 of the training time", v := ratio(rows, method, "training"), v <= 1.1)
+        add(f"{method}: predictions at least 1.5 times faster", faster, faster >= 1.5)
+    return found
+
+
+def table(name: str, kept: dict[str, Any]) -> str:
+    """The table of one experiment."""
+    rows, paper = kept["rows"], PAPER.get(name, {})
+    head = ["method", kept["metric"], "evaluations", "prediction, ms", "training, s"]
+    head += ["evaluations ×", "prediction ×", "training ×"]
+    if paper:
+        head += ["paper: test metric", "paper: evaluations ×", "paper: prediction ×"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for method, row in rows.items():
+        columns = (row["metric"], row["evaluations"], 1e3 * np.array(row["prediction"]), row["training"])
+        cells = [f"{np.mean(c):.3g} ± {np.std(c):.2g}" for c in columns]
+        cells += [f"{ratio(rows, method, column):.2f}" for column in ("evaluations", "prediction", "training")]
+        if paper and method in paper:
+            metric, evaluations, seconds = paper[method]
+            base = paper["vanilla"]
+            # Times of another machine and program are no ratio to these.
+            timed = "–" if "†" in metric else f"{seconds / base[2]:.2f}"
+            cells += [metric, f"{evaluations / base[1]:.2f}", timed]
+        elif paper:
+            cells += ["–"] * 3
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write(found: dict[str, Any], out: Path) -> None:
+    """``regularization.md`` and ``regularization.png``."""
+    parts = [
+        "# Regularization: what it does to the cost of learned equations\n",
+        "Written by `python -m benchmarks.regularization all --seeds 3`; the methods of an experiment run interleaved, "
+        "seed by seed, in one process. Means ± standard deviations over seeds; columns with × are ratios to vanilla "
+        "(prediction, training: of times, smaller is faster). Evaluations are those of the right-hand side (of the "
+        "drift, for stochastic equations) in one prediction of the test set; prediction is the time of that, training "
+        "that of all epochs without compilation. The paper's columns: Pal, Edelman & Rackauckas (2023), tables 1 and "
+        "2, on larger data sets; † quoted there from Pal et al. (2021).\n",
+        "![Evaluations while training, and what a prediction costs](regularization.png)\n",
+    ]
+    for name, kept in found.items():
+        parts.append(f"## {kept['title']} (`{name}`)\n")
+        about = f"{len(kept['seeds'])} seeds, {kept['epochs']} epochs"
+        if "images" in kept["title"]:
+            about += f", {kept['images']}"
+        if name in PAPER_DATA:
+            about += f" (the paper: {PAPER_DATA[name]})"
+        parts.append(f"{about}; {kept['machine']}; {kept['seconds'] / 60:.1f} minutes in all.\n")
+        parts.append(table(name, kept) + "\n")
+        held = promises(name, kept)
+        if held:
+            lines = ["| promise | measured | holds |", "|---|---|---|"]
+            lines += [f"| {what} | {value} | {'yes' if good else '**no**'} |" for what, value, good in held]
+            parts.append("\n".join(lines) + "\n")
+        given = ", ".join(f"{label} `{text}`" for label, text in kept["regularizers"].items() if text != "None")
+        parts.append(f"Regularizers: {given}.\n")
+    (out / "regularization.md").write_text("\n".join(parts), encoding="utf-8")
+    draw(found, out / "regularization.png")
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """A row for each experiment: evaluations over epochs, and the test metric over the time of a prediction."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, grid = plt.subplots(
+        len(found), 2, figsize=(11, 3.4 * len(found) + 0.4), layout="constrained", squeeze=False
+    )
+    for (left, right), kept in zip(grid, found.values(), strict=True):
+        for method, row in kept["rows"].items():
+            curve = np.array(row["curve"])
+            epochs = np.arange(1, curve.shape[1] + 1)
+            colour = COLOURS.get(method, "#999999")
+            left.plot(epochs, curve.mean(axis=0), color=colour, label=method, lw=1.8)
+            left.fill_between(epochs, curve.min(axis=0), curve.max(axis=0), color=colour, alpha=0.12, lw=0)
+            right.scatter(
+                1e3 * np.array(row["prediction"]), row["metric"], color=colour, label=method, s=34, alpha=0.85
+            )
+        left.set(xlabel="epoch", ylabel="evaluations of a training solve", ylim=(0, None))
+        left.set_title(kept["title"], loc="left", fontsize=11)
+        right.set(xlabel="time of a prediction, ms", ylabel=kept["metric"], xlim=(0, None))
+        if kept["better"] == "lower":
+            right.set_ylim(0, None)
+        right.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        for axes in (left, right):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(color="#DDDDDD", lw=0.6)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
