@@ -16,8 +16,8 @@ import logging
 import os
 import platform
 import signal
-import subprocess
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
