@@ -1,4 +1,4 @@
-"""Ensembles and the JAX engine against their peers: ``python -m benchmarks.ensemble [--quick] [--only PART]``.
+"""Ensembles and the JAX engine against their peers: ``python -m benchmarks.ensemble [--quick] [--only PART] [--write]``.
 
 Ratios in one run on the same cores; compilation is not counted, except where it is what is measured. Peers that
 are not installed are left out: numbalsoda, heyoka and numba come with the extra ``[bench]`` or ``make bench``,
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ import xarray as xr
 
 import pysciml as ps
 from pysciml.engines.base import SolveOptions, registry
+
+RESULTS = Path(__file__).with_name("results") / "ensemble.json"
 
 x, y, z = ps.variables("x y z")
 a, b, c, d, rho, sigma, beta, noise = ps.parameters("a b c d rho sigma beta noise")
@@ -442,6 +445,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the trajectories")
     parts = ["lorenz", "paths", "overhead", "cold", "memory", "gradients"]
     parser.add_argument("--only", choices=parts)
+    parser.add_argument("--write", action="store_true", help="keep the numbers in benchmarks/results/ensemble.json")
     options = parser.parse_args()
     count, repeats = (1_000, 2) if options.quick else (10_000, 3)
     tables: dict[str, Callable[[], Any]] = {
@@ -454,7 +458,11 @@ def main() -> None:
     }
     for name in parts:
         if options.only in (None, name):
-            print(json.dumps({name: shown(tables[name]())}, indent=1), flush=True)
+            found = shown(tables[name]())
+            print(json.dumps({name: found}, indent=1), flush=True)
+            if options.write:
+                kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+                RESULTS.write_text(json.dumps({**kept, name: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
