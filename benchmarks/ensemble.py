@@ -1,8 +1,9 @@
-"""Ensembles and the JAX engine against their peers: ``python -m benchmarks.ensemble [--quick] [--only PART] [--write]``.
+"""Ensembles and the JAX engine against their peers: ``python -m benchmarks.ensemble [--quick] [--only PART]``.
 
-Ratios in one run on the same cores; compilation is not counted, except where it is what is measured. Peers that
-are not installed are left out: numbalsoda, heyoka and numba come with the extra ``[bench]`` or ``make bench``,
-torchsde by ``pip install torch torchsde`` (with torch's GPU libraries, some gigabytes, even where there is none).
+``--write`` keeps the numbers. Ratios in one run on the same cores; compilation is not counted, except where it is
+what is measured. Peers that are not installed are left out: numbalsoda, heyoka and numba come with the extra
+``[bench]`` or ``make bench``, torchsde by ``pip install torch torchsde`` (with torch's GPU libraries, some gigabytes,
+even where there is none).
 """
 
 from __future__ import annotations
