@@ -324,7 +324,7 @@ def _run_julia(options: Any) -> int:
 
 
 def _run_solve(options: Any) -> int:
-    from pysciml import Problem, load, solve
+    from pysciml import Problem, System, load, solve
 
     out = Path(options.out) if options.out else Path(options.model).with_suffix(".nc").name
     out = Path(out)
@@ -333,7 +333,7 @@ def _run_solve(options: Any) -> int:
     u0, p, tspan = _numbers(options)
     if tspan is None:
         raise ProblemError("the time span is missing: give --tspan START END, or tspan in --problem")
-    problem = Problem(system, u0=u0, tspan=tspan, p=p)
+    problem = Problem(system, u0=u0, tspan=tspan, p=p) if isinstance(system, System) else _on_grid(system, u0, tspan, p)
     saveat = options.saveat[0] if options.saveat is not None and len(options.saveat) == 1 else options.saveat
     try:
         sol = solve(
@@ -359,10 +359,24 @@ def _run_solve(options: Any) -> int:
         + (f", {attrs['n_steps']} steps" if attrs["n_steps"] >= 0 else "")
     )
     last = sol.isel(t=-1)
-    shown = [f"{name} = {float(last[name]):.6g}" for name in list(sol.data_vars)[:8]]
+    shown = [f"{name} {_said(last[name])}" for name in list(sol.data_vars)[:8]]
     print(f"  at t = {float(last['t']):g}: {', '.join(shown)}{', ...' if len(sol.data_vars) > 8 else ''}")
     print(f"wrote {out}" + (f" and {options.plot}" if options.plot else ""))
     return OK
+
+
+def _on_grid(system: Any, u0: dict[str, Any], tspan: Any, p: dict[str, Any]) -> Any:
+    """The problem of a partial differential equation."""
+    if not hasattr(system, "problem"):
+        raise ProblemError(
+            f"the model {system.name} has no grid: save system.discretize({{...}}), which knows how finely to look"
+        )
+    return system.problem(tspan, p, u0)
+
+
+def _said(last: Any) -> str:
+    """A last value in words; of a field its range."""
+    return f"= {float(last):.6g}" if last.ndim == 0 else f"from {float(last.min()):.6g} to {float(last.max()):.6g}"
 
 
 def _check_outputs(options: Any, out: Path) -> None:
@@ -416,8 +430,11 @@ def _write(sol: Any, out: Path, picture: str | None) -> None:
         from pysciml import plot
 
         with plot.style():
-            figure = Figure(figsize=(7.2, 4.0), layout="constrained")
-            plot.solution(sol, ax=figure.add_subplot())
+            if any(variable.ndim > 1 for variable in sol.data_vars.values()):
+                figure: Any = plot.snapshots(sol).flat[0].figure
+            else:
+                figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+                plot.solution(sol, ax=figure.add_subplot())
             with writing(picture) as path:
                 figure.savefig(path, dpi=150)
 

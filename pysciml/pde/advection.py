@@ -12,7 +12,7 @@ G.-S. Jiang & C.-W. Shu, J. Comput. Phys. 126 (1996) 202-228.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sympy as sp
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from pysciml.pde.lowering import Lowering
 
 _EPSILON: Final = 1e-6
+#: One over the weight of a cell's end in the quadrature that is exact for polynomials of degree 5.
+_POINTS: Final = 12.0
+#: Keeps from dividing by zero.
+_TINY: Final = 1e-30
 
 #: The flux at a face from the cells on one side, nearest first, and the one beyond: weights of
 #: (beyond, nearest, next, ...).
@@ -31,40 +35,49 @@ _UPWIND: Final = {1: (0.0, 1.0), 2: (0.0, 1.5, -0.5), 3: (1 / 3, 5 / 6, -1 / 6)}
 
 
 def rate(low: Lowering, state: int, expr: Any) -> int:
-    """A right-hand side, term by term."""
+    """A right-hand side, term by term; what one axis carries along is one flux."""
     b = low.b
-    expanded = sp.expand_mul(expr, deep=False)
-    return b.sum([_term(low, state, term) for term in sp.Add.make_args(expanded)])
+    nodes: list[int] = []
+    fluxes: dict[int, Any] = {}
+    for term in sp.Add.make_args(sp.expand_mul(expr, deep=False)):
+        _sort(low, state, term, nodes, fluxes)
+    nodes += [_flux(low, state, flux, number) for number, flux in fluxes.items()]
+    if low.system.states[state].function in low.positive and not fluxes:
+        raise UnsupportedError("positive= limits fluxes, and it has none: write what carries it along as -D(f, X)")
+    return b.sum(nodes)
 
 
-def _term(low: Lowering, state: int, term: Any) -> int:
+def _sort(low: Lowering, state: int, term: Any, nodes: list[int], fluxes: dict[int, Any]) -> None:
+    """Put a term among the fluxes, or write it."""
     factors = list(sp.Mul.make_args(term))
     slopes = [f for f in factors if isinstance(f, sp.Derivative) and _first_order(low, f)]
     if len(slopes) != 1 or sum(f.has(sp.Derivative) for f in factors) != 1:
-        return low(term)
+        nodes.append(low(term))
+        return
     slope: Any = slopes[0]
-    number = low.number[slope.variables[0]]
+    x = slope.variables[0]
+    number = low.number[x]
     coefficient = sp.Mul(*[f for f in factors if f is not slope])
-    if low._state_of(slope.expr) == state:
-        return _carried(low, state, coefficient, number)
-    if low._state_of(slope.expr) is not None or slope.expr.has(sp.Derivative):
-        return _mixed_flux(low, state, coefficient, slope, number)
-    if coefficient.free_symbols - set(low.system.parameters) or coefficient.atoms(sp.Function):
-        return low(term)
-    return _flux(low, state, coefficient * slope.expr, number)
-
-
-def _mixed_flux(low: Lowering, state: int, coefficient: Any, slope: Any, number: int) -> int:
-    """A flux with a diffusive part: that part is central, the rest is split."""
-    b = low.b
+    constant = not (coefficient.free_symbols - set(low.system.parameters) or coefficient.atoms(sp.Function))
+    positive = low.system.states[state].function in low.positive
+    if low._state_of(slope.expr) == state and not (positive and constant):
+        if positive:
+            raise UnsupportedError(f"positive= limits fluxes: write {term} as -D(f, {x}), which conserves")
+        nodes.append(_carried(low, state, coefficient, number))
+        return
     parts = sp.Add.make_args(sp.expand_mul(slope.expr, deep=False))
     carried = [p for p in parts if not p.has(sp.Derivative)]
+    other_state = low._state_of(slope.expr)
+    if other_state is not None and 1 != low.system.orders[low.system.states[state].function]:
+        carried = []  # a second time derivative: waves, which central differences carry without loss
+    if not constant or not carried:
+        nodes.append(low(term))
+        return
     other = [p for p in parts if p.has(sp.Derivative)]
-    if low._state_of(slope.expr) is not None or not carried or not other:
-        return low(coefficient * slope)
-    x = low.system.coordinates[number]
-    rest: Any = coefficient * sp.Derivative(sp.Add(*other), x)
-    return b.add(low(rest), _term(low, state, coefficient * sp.Derivative(sp.Add(*carried), x)))
+    if other:  # a flux with a diffusive part: that part is central
+        central: Any = coefficient * sp.Derivative(sp.Add(*other), x)
+        nodes.append(low(central))
+    fluxes[number] = fluxes.get(number, sp.Integer(0)) + coefficient * sp.Add(*carried)
 
 
 def _first_order(low: Lowering, derivative: Any) -> bool:
@@ -142,8 +155,33 @@ def _weno5(b: FieldBuilder, v: Sequence[int]) -> int:
     return b.div(total, b.sum(weights))
 
 
+class _Split(NamedTuple):
+    """The parts of a split flux at the faces of an axis, rising and falling.
+
+    Attributes
+    ----------
+    means : (int, int)
+        In the cell each part comes from.
+    faces : (int, int)
+        Reconstructed at the face.
+    """
+
+    means: tuple[int, int]
+    faces: tuple[int, int]
+
+
 def _flux(low: Lowering, state: int, flux: Any, number: int) -> int:
     """``D(g, X)`` for a flux ``g = -f``: the difference of the split flux at the faces."""
+    b, axis = low.b, low.axes[number]
+    split = _split(low, state, flux, number)
+    total = b.add(*_limited(low, state, split, number))
+    difference = b.sub(b.slice(total, number, 1, axis.n), b.slice(total, number, 0, axis.n))
+    if axis.uniform:
+        return b.mul(b.constant(-1 / axis.h), difference)
+    raise UnsupportedError(f"scheme={low.scheme!r} needs cells of one width in {axis.name}")
+
+
+def _split(low: Lowering, state: int, flux: Any, number: int) -> _Split:
     from pysciml.pde.lowering import Extended
 
     b, axis = low.b, low.axes[number]
@@ -168,19 +206,52 @@ def _flux(low: Lowering, state: int, flux: Any, number: int) -> int:
         weights = _UPWIND[low.order]
         rising = _combination(b, weights, [cells(up, k) for k in (0, -1, -2)[: low.order + 1]])
         falling = _combination(b, weights, [cells(down, k) for k in (-1, 0, 1)[: low.order + 1]])
-    total = b.add(rising, falling)
-    difference = b.sub(b.slice(total, number, 1, axis.n), b.slice(total, number, 0, axis.n))
-    if axis.uniform:
-        return b.mul(b.constant(-1 / axis.h), difference)
-    raise UnsupportedError(f"scheme={low.scheme!r} needs cells of one width in {axis.name}")
+    return _Split((cells(up, -1), cells(down, 0)), (rising, falling))
+
+
+def _limited(low: Lowering, state: int, split: _Split, number: int) -> tuple[int, int]:
+    """The split flux at the faces, moved towards its cells' means where a field would become negative.
+
+    A mean is a twelfth of the value at the face and eleven twelfths of a value elsewhere in the
+    cell (the quadrature of Gauss and Lobatto that is exact for the reconstruction's degree). If both
+    are not negative, neither is the mean after a step of Euler's method of at most ``h/(12 a)``
+    along each axis, nor after one of any method that is made of such steps: X. Zhang & C.-W. Shu,
+    J. Comput. Phys. 229 (2010) 3091-3120, with both values bounded through one: X. Zhang, Y. Xia &
+    C.-W. Shu, J. Sci. Comput. 50 (2012) 29-62; for split fluxes at points: X. Zhang & C.-W. Shu,
+    J. Comput. Phys. 231 (2012) 2245-2258. Fields that are carried together are moved together.
+    """
+    b = low.b
+    fluxes = _fluxes(low, number)
+    fields, jacobian = _flux_jacobian(low, fluxes)
+    target = low.system.states[state].function
+    together = [fields[k] for k in _coupled(jacobian, fields.index(target))] if low.positive else []
+    leading = [f for f in together if f in low.positive]
+    if not leading:
+        return split.faces
+    found: list[int] = []
+    for side, sign in enumerate((1.0, -1.0)):
+        shares: list[int] = []
+        for field in leading:
+            other = _split(low, low.state[field, 0], -fluxes[field], number)
+            mean = b.call(ops.MAX, b.mul(b.constant(sign), other.means[side]), b.zero)
+            gap = b.sub(mean, b.mul(b.constant(sign), other.faces[side]))
+            room = b.call(ops.MAX, gap, b.mul(b.constant(-1 / (_POINTS - 1)), gap))
+            shares.append(b.div(mean, b.call(ops.MAX, room, b.constant(_TINY))))
+        share = b.one
+        for one in shares:
+            share = b.call(ops.MIN, share, one)
+        mean, face = split.means[side], split.faces[side]
+        moved = b.add(mean, b.mul(share, b.sub(face, mean)))
+        if target in leading:  # rounding, and means that are not positive themselves
+            moved = b.call(ops.MAX if sign > 0 else ops.MIN, moved, b.zero)
+        found.append(moved)
+    return found[0], found[1]
 
 
 def _wave_speed(low: Lowering, state: int, number: int, place: Any) -> int:
     """The largest speed of the waves along an axis: the spectral radius of the flux Jacobian, or a bound."""
-    fluxes = _fluxes(low, number)
-    fields = [s.function for s in low.system.states if s.order == 0 and s.function in fluxes]
+    fields, jacobian = _flux_jacobian(low, _fluxes(low, number))
     target = low.system.states[state].function
-    jacobian: Any = sp.Matrix([[sp.diff(fluxes[f], g) for g in fields] for f in fields])
     # Fields that do not act on each other have speeds of their own.
     block = _coupled(jacobian, fields.index(target))
     jacobian = jacobian[block, block]
@@ -198,6 +269,11 @@ def _wave_speed(low: Lowering, state: int, number: int, place: Any) -> int:
     for row in rows[1:]:
         largest = b.call(ops.MAX, largest, row)
     return largest
+
+
+def _flux_jacobian(low: Lowering, fluxes: dict[Any, Any]) -> tuple[list[Any], Any]:
+    fields = [s.function for s in low.system.states if s.order == 0 and s.function in fluxes]
+    return fields, sp.Matrix([[sp.diff(fluxes[f], g) for g in fields] for f in fields])
 
 
 def _coupled(jacobian: Any, start: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,7 +14,7 @@ import sympy as sp
 from pysciml.errors import ModelError, ProblemError, UnsupportedError
 from pysciml.graph.field_builder import FieldBuilder
 from pysciml.graph.fields import FieldGraph
-from pysciml.graph.model import FieldLayout, Model
+from pysciml.graph.model import FieldLayout, Kind, Model
 from pysciml.pde.grid import Array, Axis
 from pysciml.pde.lowering import Lowering
 from pysciml.pde.system import PDESystem
@@ -27,8 +28,9 @@ SCHEMES: Final = ("central", "upwind", "weno", "spectral")
 _ORDERS: Final = {"central": (2, 4, 6), "upwind": (1, 2, 3), "weno": (2, 5), "spectral": ()}
 #: Initial and boundary values further apart than this, relative to the field, are reported.
 _INCOMPATIBLE: Final = 1e-3
-#: More cells than this in all are a slip of the keyboard.
+#: More cells than this in all, or along one coordinate, are a slip of the keyboard.
 _MOST_CELLS: Final = 2**30
+_MOST_ALONG: Final = 2**24
 
 
 class DiscreteSystem:
@@ -44,10 +46,13 @@ class DiscreteSystem:
         What the engines solve; its graph has array nodes, and no more of them on a finer grid.
     """
 
-    def __init__(self, system: PDESystem, axes: Iterable[Axis], order: int, scheme: str) -> None:
+    def __init__(
+        self, system: PDESystem, axes: Iterable[Axis], order: int, scheme: str, positive: Iterable[Any] = ()
+    ) -> None:
         self.system = system
         self.axes = tuple(axes)
         self.order, self.scheme = order, scheme
+        self.positive = tuple(positive)
         self.name = system.name
         self.time = system.time
         self.parameters = system.parameters
@@ -55,7 +60,7 @@ class DiscreteSystem:
         self.events = ()
         self.coords: dict[str, Array] = {axis.name: axis.centers for axis in self.axes}
         self.attrs = system.attrs
-        low = Lowering(system, self.axes, order, scheme)
+        low = Lowering(system, self.axes, order, scheme, self.positive)
         rhs = [self._rate(low, i) for i in range(len(system.states))]
         names, observed = self._observed(low)
         low.b.fields = (low.shape,) * len(system.states)
@@ -105,6 +110,11 @@ class DiscreteSystem:
         graph = self.model.graph
         assert isinstance(graph, FieldGraph)
         return graph
+
+    @property
+    def kind(self) -> Kind:
+        """``"ode"``, or ``"sde"`` where there is noise."""
+        return self.model.kind
 
     def state_index(self, key: Any) -> int | None:
         """The number of a field given as function, as derivative or by name; None if it is none."""
@@ -197,9 +207,22 @@ class DiscreteSystem:
 
         return steady(self, p, u0, rtol)
 
+    def save(self, path: str | Path) -> None:
+        """Write the system and its grid as JSON; see `PDESystem.save`. `pysciml.load` reads it.
+
+        Raises
+        ------
+        OSError, UnsupportedError
+            As `PDESystem.save`.
+        """
+        from pysciml.pde.files import save
+
+        save(self.system, path, self)
+
     def __repr__(self) -> str:
         grid = ", ".join(f"{axis.name}: {axis.n}" for axis in self.axes)
         what = f"{self.scheme}" + (f", order {self.order}" if self.scheme in ("central", "upwind") else "")
+        what += f", {', '.join(f.func.__name__ for f in self.positive)} kept positive" if self.positive else ""
         return f"DiscreteSystem {self.name} on {grid} ({what}); {self.graph.n_states} states in {len(self.graph)} nodes"
 
 
@@ -241,7 +264,7 @@ class FieldProblem(Problem):
                 raise ProblemError(f"the initial value of {layout.name} is not finite at {at}", symbol=layout.name)
             arrays.append(chosen)
         self._set(np.concatenate([a.ravel() for a in arrays]))
-        self._initial_given = set(given)
+        self.initial_given = set(given)
         self._warn_incompatible(arrays)
 
     def _set(self, u0: Array) -> None:
@@ -302,11 +325,11 @@ class FieldProblem(Problem):
             e.free_symbols & set(self.system.parameters) for e in self.system.system.initial.values()
         ):
             for i, value in enumerate(self.system.initial(new.p)):
-                if value is not None and i not in self._initial_given:
+                if value is not None and i not in self.initial_given:
                     arrays[i] = value
         for i, value in given.items():
             arrays[i] = value
-        new._initial_given = self._initial_given | set(given)
+        new.initial_given = self.initial_given | set(given)
         new._set(np.concatenate([a.ravel() for a in arrays]))
         return new
 
@@ -318,7 +341,7 @@ class FieldProblem(Problem):
         system: PDESystem = self.system.system
         for i, (info, array) in enumerate(zip(system.states, arrays, strict=True)):
             expr = system.initial.get((info.function, info.order))
-            if expr is None or i in self._initial_given or info.order:
+            if expr is None or i in self.initial_given or info.order:
                 continue
             scale = float(np.abs(array).max()) or 1.0
             for axis, x in zip(self.system.axes, system.coordinates, strict=True):
@@ -363,7 +386,7 @@ class FieldProblem(Problem):
         return "\n".join(lines)
 
 
-def discretize(system: PDESystem, points: Any, order: Any, scheme: Any) -> DiscreteSystem:
+def discretize(system: PDESystem, points: Any, order: Any, scheme: Any, positive: Any = ()) -> DiscreteSystem:
     """See `PDESystem.discretize`."""
     if scheme not in SCHEMES:
         raise ProblemError(f"scheme is one of {', '.join(SCHEMES)}, not {scheme!r}", symbol="scheme")
@@ -385,7 +408,24 @@ def discretize(system: PDESystem, points: Any, order: Any, scheme: Any) -> Discr
     total = float(np.prod([float(axis.n) for axis in axes]))
     if total > _MOST_CELLS:
         raise ProblemError(f"points asks for {total:.3g} cells", symbol="points")
-    return DiscreteSystem(system, axes, order, scheme)
+    return DiscreteSystem(system, axes, order, scheme, _read_positive(system, positive, scheme))
+
+
+def _read_positive(system: PDESystem, given: Any, scheme: str) -> tuple[Any, ...]:
+    """The fields of ``positive=``, in the system's order."""
+    keys: list[Any] = list(given) if isinstance(given, (list, tuple, set)) else [given]
+    names = {key: f for f in system.fields for key in (f, f.func.__name__)}
+    for key in keys:
+        if key not in names:
+            known = ", ".join(f.func.__name__ for f in system.fields)
+            raise ProblemError(f"positive has {key}, which is no field of {system.name} ({known})", symbol=str(key))
+        if system.orders[names[key]] != 1:
+            raise ProblemError(f"positive: the equation of {key} is not of first order in time", symbol=str(key))
+    if keys and scheme not in ("weno", "upwind"):
+        raise ProblemError(
+            f"positive= limits the fluxes of scheme='weno' and 'upwind', and scheme is {scheme!r}", symbol="positive"
+        )
+    return tuple(f for f in system.fields if f in {names[key] for key in keys})
 
 
 def _axis(system: PDESystem, x: sp.Symbol, number: int, given: Any, order: int, scheme: str) -> Axis:
@@ -400,6 +440,8 @@ def _axis(system: PDESystem, x: sp.Symbol, number: int, given: Any, order: int, 
             raise ProblemError(
                 f"points: {scheme} of order {order} needs {least} cells in {x}, not {given}", symbol=str(x)
             )
+        if given > _MOST_ALONG:
+            raise ProblemError(f"points asks for {given:.3g} cells in {x}", symbol=str(x))
         edges = low + (high - low) * np.arange(int(given) + 1) / int(given)
         edges[-1] = high
         return Axis(x.name, number, edges, periodic, spectral)

@@ -52,10 +52,15 @@ class Lowering:
     axes : list of Axis
     order : int
     scheme : str
+    positive : sequence of fields
+        Which fields upwind fluxes are to keep from becoming negative.
     """
 
-    def __init__(self, system: PDESystem, axes: Sequence[Axis], order: int, scheme: str) -> None:
+    def __init__(
+        self, system: PDESystem, axes: Sequence[Axis], order: int, scheme: str, positive: Sequence[Any] = ()
+    ) -> None:
         self.system, self.axes, self.order, self.scheme = system, list(axes), order, scheme
+        self.positive = tuple(positive)
         self.shape = tuple(axis.n for axis in axes)
         self.ndim = len(self.shape)
         self.b = FieldBuilder([self.shape] * len(system.states), len(system.parameters))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -336,7 +337,12 @@ class PDESystem:
     # -- onwards --------------------------------------------------------------------------------
 
     def discretize(
-        self, points: Mapping[Any, int | npt.ArrayLike], order: int = 2, scheme: str = "central"
+        self,
+        points: Mapping[Any, int | npt.ArrayLike],
+        order: int = 2,
+        scheme: str = "central",
+        *,
+        positive: Iterable[Any] = (),
     ) -> DiscreteSystem:
         """Put the equations on a grid: the method of lines.
 
@@ -352,6 +358,13 @@ class PDESystem:
             How derivatives of first order are taken that carry something along: by central
             differences, or from where it comes (``"upwind"``, ``"weno"``: Jiang & Shu 1996); all
             others are central differences. ``"spectral"``: Fourier where periodic, else Chebyshev.
+        positive : list of fields or names, optional
+            With ``"weno"`` and ``"upwind"``: what cannot be negative, such as a density, whose equation
+            is a conservation law, ``D(rho) = -D(f, X) - ...``. Its fluxes are limited where they would
+            take more from a cell than there is (Zhang & Shu 2010, 2012), which conserves, and changes
+            nothing where the solution is smooth and away from zero. It is kept so by ``SSPRK33`` with
+            ``dt * sum(speed/width) <= 1/12``, the sum over the coordinates; by other methods and longer
+            steps as a rule. What is no flux, such as a sink, is not limited.
 
         Returns
         -------
@@ -372,7 +385,24 @@ class PDESystem:
         """
         from pysciml.pde.discrete import discretize
 
-        return discretize(self, points, order, scheme)
+        return discretize(self, points, order, scheme, positive)
+
+    def save(self, path: str | Path) -> None:
+        """Write the equations, domain, conditions and names as JSON: data and never code.
+
+        `pysciml.load` reads it. Numbers of a problem (parameters, arrays of initial values) are not
+        part of it.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; an existing file is replaced only by a whole new one.
+        UnsupportedError
+            If an expression has a part that has no place in a file.
+        """
+        from pysciml.pde.files import save
+
+        save(self, path)
 
     @property
     def attrs(self) -> dict[str, dict[str, str]]:

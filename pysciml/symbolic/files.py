@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import sympy as sp
@@ -26,6 +26,9 @@ from pysciml.symbolic.networks import MLP
 from pysciml.symbolic.reading import RESERVED
 from pysciml.symbolic.system import System
 from pysciml.symbolic.variables import BrownianMotion, equation, parameters, variables
+
+if TYPE_CHECKING:
+    from pysciml.pde import DiscreteSystem, PDESystem
 
 _FORMAT: Final = "pysciml-model"
 _VERSION: Final = 1
@@ -117,8 +120,8 @@ def weight_array(values: Any, name: str, size: int) -> np.ndarray[Any, np.dtype[
     return array
 
 
-def load(path: str | Path) -> System:
-    """Read a model that `System.save` wrote.
+def load(path: str | Path) -> System | PDESystem | DiscreteSystem:
+    """Read a model that `System.save`, `PDESystem.save` or `DiscreteSystem.save` wrote.
 
     The equations of the result are the first-order form, rebuilt from the graph.
 
@@ -133,12 +136,16 @@ def load(path: str | Path) -> System:
         raise ModelError(f"a model file is given by its path, not {path!r}")
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # JSON's and Unicode's errors are ValueErrors
         raise ModelError(f"{path} is not a model file: {error}") from error
     try:
         return _system(_Checked(document, ""))
     except (ModelError, ProblemError, ValueError) as error:
         raise ModelError(f"{path} is not a valid model file: {error}") from error
+        if isinstance(document, dict) and cast("dict[str, Any]", document).get("format") == "pysciml-pde":
+            from pysciml.pde.files import read
+
+            return read(cast("dict[str, Any]", document))
 
 
 class _Checked:

@@ -38,9 +38,30 @@ class Parameter(sp.Symbol):
 
 
 class BrownianMotion(sp.Symbol):
-    """The increment dW of a Wiener process, as a factor on the right of an equation."""
+    """The increment dW of a Wiener process, as a factor on the right of an equation.
 
-    __slots__ = ()
+    Attributes
+    ----------
+    over : tuple of symbols
+        The coordinates in which it is white, too: in each place an independent process. None for
+        one process that acts everywhere.
+    """
+
+    __slots__ = ("over",)
+
+    over: tuple[sp.Symbol, ...]
+
+    def __new__(cls, name: str, over: tuple[sp.Symbol, ...] = ()) -> Self:
+        """Make a symbol; over other coordinates it is another one."""
+        symbol: Any = sp.Symbol.__xnew__(cls, name)
+        symbol.over = tuple(over)
+        return symbol
+
+    def _hashable_content(self) -> tuple[Any, ...]:
+        return (*super()._hashable_content(), *self.over)
+
+    def __getnewargs_ex__(self) -> Any:
+        return (self.name, self.over), {}
 
 
 def _named(names: str, make: Any, what: str) -> Any:

@@ -136,7 +136,7 @@ def test_initial_and_boundary_values_that_disagree_are_reported() -> None:
 
 def test_methods_that_are_not_for_fields_are_refused() -> None:
     problem = build(initial={u: 0}).discretize({X: 8, Y: 8}).problem((0, 1), {k: 1})
-    with pytest.raises(ps.UnsupportedError, match="native engine has QNDF and DP5"):
+    with pytest.raises(ps.UnsupportedError, match="native engine has QNDF, DP5, SSPRK33"):
         ps.solve(problem, "TRBDF2", engine="native")
     x = ps.variables("x")
     ordinary = ps.Problem(ps.System([ps.Eq(D(x), -x)]), {x: 1}, (0, 1))

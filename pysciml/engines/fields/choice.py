@@ -7,11 +7,12 @@ from typing import Final
 import numpy as np
 
 from pysciml.engines.base import Array, RawSolution, SolveOptions
-from pysciml.engines.fields.explicit import DP5
+from pysciml.engines.fields.explicit import DP5, SSPRK33
 from pysciml.engines.fields.marching import march
 from pysciml.engines.fields.operator import Operator
 from pysciml.engines.fields.precondition import Preconditioner
 from pysciml.engines.fields.qndf import QNDF, norm
+from pysciml.errors import ProblemError
 
 #: Evaluations of an explicit method, held back by stability, beyond which the implicit one is taken.
 _STIFF: Final = 10_000
@@ -47,9 +48,13 @@ def solve(
     options: SolveOptions,
     preconditioner: Preconditioner | None = None,
 ) -> RawSolution:
-    """Solve with QNDF or DP5; None chooses."""
+    """Solve with QNDF, DP5 or SSPRK33; None chooses one of the first two."""
     sign = 1.0 if tspan[1] > tspan[0] else -1.0
     start, end = sign * tspan[0], sign * tspan[1]
+    if algorithm == "SSPRK33":
+        if options.dt is None:
+            raise ProblemError("SSPRK33 steps with a fixed step size: pass dt=", symbol="dt")
+        return march(SSPRK33(operator, start, u0, end, options.dt), operator, name, tspan, options, u0)
     if preconditioner is None and algorithm != "DP5":
         preconditioner = Preconditioner(operator, start, u0)
     if preconditioner is not None and (algorithm == "QNDF" or is_stiff(preconditioner, operator, u0, tspan)):

@@ -1,4 +1,4 @@
-"""An explicit Runge-Kutta method: Dormand and Prince's, order 5(4).
+"""Explicit Runge-Kutta methods: Dormand and Prince's, order 5(4), and Shu and Osher's, order 3.
 
 J. R. Dormand & P. J. Prince, J. Comput. Appl. Math. 6 (1980) 19-26; the interpolant of order 4 after
 Hairer, Nørsett & Wanner, *Solving Ordinary Differential Equations I*, section II.6; step sizes by a
@@ -91,6 +91,44 @@ class DP5(Stepper):
         left = h * slopes[0] - gap
         right = gap - h * slopes[-1] - left
         return y + s * (gap + (1 - s) * (left + s * (right + (1 - s) * h * _combine(_DENSE, slopes))))
+
+
+class SSPRK33(Stepper):
+    """Shu and Osher's method: averages of Euler steps, so that it keeps whatever bounds those keep.
+
+    C.-W. Shu & S. Osher, J. Comput. Phys. 77 (1988) 439-471, equation (2.18); order 3, of fixed
+    step size. Between steps it is linear, which keeps the bounds, too.
+    """
+
+    name = "SSPRK33"
+
+    def __init__(self, operator: Operator, t: float, y: Array, end: float, dt: float) -> None:
+        super().__init__(t, y.copy(), end)
+        self._rhs, self._dt, self._start, self._count = operator.rhs, dt, t, 0
+        self.finite = bool(np.isfinite(operator.rhs(t, y)).all())
+        self._last: tuple[float, Array] = t, y
+
+    def step(self) -> bool:
+        """See `Stepper.step`."""
+        t, y, rhs = self.t, self.y, self._rhs
+        self._count += 1
+        new_t = self._start + self._count * self._dt
+        new_t = self.end if new_t > self.end - 1e-6 * self._dt else new_t
+        h = new_t - t
+        first = y + h * rhs(t, y)
+        second = 0.75 * y + 0.25 * (first + h * rhs(new_t, first))
+        new = y / 3 + (2 / 3) * (second + h * rhs(t + h / 2, second))
+        if not np.isfinite(new).all():
+            raise StepSizeError
+        self._last = t, y
+        self.t, self.y = new_t, new
+        return True
+
+    def interpolate(self, t: float) -> Array:
+        """See `Stepper.interpolate`."""
+        begin, y = self._last
+        s = (t - begin) / (self.t - begin)
+        return (1 - s) * y + s * self.y
 
 
 def _combine(weights: list[float], slopes: list[Array]) -> Array:

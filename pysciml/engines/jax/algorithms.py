@@ -19,7 +19,7 @@ class Algorithm:
         The class in diffrax; empty for what the engine steps itself.
     order : float
         Strong order for stochastic methods.
-    family : {"explicit", "implicit", "euler", "increment", "levy", "rossler"}
+    family : {"explicit", "implicit", "euler", "ssp", "increment", "levy", "rossler"}
         How it is stepped.
     adaptive : bool
         Whether it has an error estimate.
@@ -33,7 +33,7 @@ class Algorithm:
     kind: Literal["ode", "sde"]
     solver: str
     order: float
-    family: Literal["explicit", "implicit", "euler", "increment", "levy", "rossler"]
+    family: Literal["explicit", "implicit", "euler", "ssp", "increment", "levy", "rossler"]
     adaptive: bool = True
     calculus: Literal["ito", "stratonovich", ""] = ""
     noise: Literal["any", "commutative", "separate", "additive"] = "any"
@@ -57,6 +57,14 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "Midpoint": _explicit("Midpoint", 2, "explicit Runge-Kutta, order 2(1): the midpoint rule"),
     "Ralston": _explicit("Ralston", 2, "explicit Runge-Kutta, order 2(1) (Ralston 1962)"),
     "Euler": Algorithm("explicit, order 1, fixed step dt", "ode", "", 1, "euler", adaptive=False),
+    "SSPRK33": Algorithm(
+        "explicit, strong stability preserving, order 3, fixed step dt (Shu & Osher 1988)",
+        "ode",
+        "",
+        3,
+        "ssp",
+        adaptive=False,
+    ),
     "Kvaerno3": _implicit("Kvaerno3", 3, "stiff: ESDIRK, order 3(2) (Kværnø 2004)"),
     "Kvaerno4": _implicit("Kvaerno4", 4, "stiff: ESDIRK, order 4(3) (Kværnø 2004)"),
     "Kvaerno5": _implicit("Kvaerno5", 5, "stiff: ESDIRK, order 5(4) (Kværnø 2004)"),

@@ -19,7 +19,7 @@ from pysciml.engines.jax.lower import Function, lower
 from pysciml.engines.jax.noise import stratonovich
 from pysciml.engines.jax.rossler import TABLEAUS, RosslerStepper
 from pysciml.engines.jax.state import Arguments, EventFunctions, Plan
-from pysciml.engines.jax.steppers import EulerStepper, ExplicitStepper, RolledStepper, Stepper
+from pysciml.engines.jax.steppers import EulerStepper, ExplicitStepper, RolledStepper, SSPStepper, Stepper
 from pysciml.engines.jax.stochastic import IncrementStepper, LevyStepper, Noise
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph import Model
@@ -154,8 +154,8 @@ def deterministic(
     rhs: Function, jacobian: Function | None, algorithm: Algorithm, small: bool, args: Arguments
 ) -> Stepper:
     """The stepper of an ordinary equation; ``small``: the stages may be written out."""
-    if algorithm.family == "euler":
-        return EulerStepper(rhs)
+    if algorithm.family in ("euler", "ssp"):
+        return EulerStepper(rhs) if algorithm.family == "euler" else SSPStepper(rhs)
     make = getattr(diffrax, algorithm.solver)
     if jacobian is not None:
         return ImplicitStepper(rhs, jacobian, make(), args.rtol, args.atol, order=algorithm.order)

@@ -260,6 +260,7 @@ _EVALUATIONS: Final = {
     "Midpoint": (2, 3),
     "Ralston": (2, 3),
     "Euler": (1, 0),
+    "SSPRK33": (3, 0),
     "EM": (1, 0),
     "RKMil": (1, 0),
     "SOSRI": (4, 0),

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 EXPLICIT: Final = "DP5"
 #: What there is beside the methods of the compiled models; QNDF is another implementation of the same method.
 ALGORITHMS: Final = {
-    EXPLICIT: "partial differential equations only: explicit Runge-Kutta, order 5(4) (Dormand & Prince 1980)"
+    EXPLICIT: "partial differential equations only: explicit Runge-Kutta, order 5(4) (Dormand & Prince 1980)",
+    "SSPRK33": "partial differential equations only: explicit, strong stability preserving, order 3, fixed step dt "
+    "(Shu & Osher 1988)",
 }
-_METHODS: Final = ("QNDF", EXPLICIT)
+_METHODS: Final = ("QNDF", *ALGORITHMS)
 
 
 def check(engine: Engine, model: Model, algorithm: str | None) -> None:
@@ -29,7 +31,7 @@ def check(engine: Engine, model: Model, algorithm: str | None) -> None:
     engine.check_algorithm(algorithm)
     if algorithm is not None and algorithm not in _METHODS:
         raise UnsupportedError(
-            f"the native engine has {' and '.join(_METHODS)} for partial differential equations ({model.name!r} is "
+            f"the native engine has {', '.join(_METHODS)} for partial differential equations ({model.name!r} is "
             f"one), not {algorithm}; the jax engine has more",
             engine=engine.name,
             algorithm=algorithm,
