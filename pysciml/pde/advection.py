@@ -68,7 +68,7 @@ def _sort(low: Lowering, state: int, term: Any, nodes: list[int], fluxes: dict[i
     parts = sp.Add.make_args(sp.expand_mul(slope.expr, deep=False))
     carried = [p for p in parts if not p.has(sp.Derivative)]
     other_state = low._state_of(slope.expr)
-    if other_state is not None and 1 != low.system.orders[low.system.states[state].function]:
+    if other_state is not None and low.system.orders[low.system.states[state].function] != 1:
         carried = []  # a second time derivative: waves, which central differences carry without loss
     if not constant or not carried:
         nodes.append(low(term))

@@ -123,7 +123,8 @@ def weight_array(values: Any, name: str, size: int) -> np.ndarray[Any, np.dtype[
 def load(path: str | Path) -> System | PDESystem | DiscreteSystem:
     """Read a model that `System.save`, `PDESystem.save` or `DiscreteSystem.save` wrote.
 
-    The equations of the result are the first-order form, rebuilt from the graph.
+    The equations of a `System` are then the first-order form, rebuilt from the graph; those of
+    fields are as they were written.
 
     Raises
     ------
@@ -139,13 +140,13 @@ def load(path: str | Path) -> System | PDESystem | DiscreteSystem:
     except (ValueError, RecursionError) as error:  # JSON's and Unicode's errors are ValueErrors
         raise ModelError(f"{path} is not a model file: {error}") from error
     try:
-        return _system(_Checked(document, ""))
-    except (ModelError, ProblemError, ValueError) as error:
-        raise ModelError(f"{path} is not a valid model file: {error}") from error
         if isinstance(document, dict) and cast("dict[str, Any]", document).get("format") == "pysciml-pde":
             from pysciml.pde.files import read
 
             return read(cast("dict[str, Any]", document))
+        return _system(_Checked(document, ""))
+    except (ModelError, ProblemError, ValueError) as error:
+        raise ModelError(f"{path} is not a valid model file: {error}") from error
 
 
 class _Checked:
