@@ -90,12 +90,17 @@ def split(graph: FieldGraph, y: Any) -> list[Any]:
 def lower_fields(graph: FieldGraph, name: str) -> Function:
     """A JAX function of ``(t, y, p)`` that returns the named output as one vector."""
     evaluate = evaluator(graph, name)
-    shapes = list(graph.fields) if name == "rhs" else [graph.shapes[n] for n in graph.outputs[name].tolist()]
+    shapes = (
+        [tuple(s) for s in graph.fields] if name == "rhs" else [tuple(graph.shapes[n]) for n in graph.outputs[name]]
+    )
 
     def function(t: Any, y: Any, p: Any) -> Any:
         found = evaluate(t, split(graph, y), p)
         if not found:
             return jnp.zeros(0, dtype=jnp.result_type(y))
-        return jnp.concatenate([jnp.broadcast_to(a, shape).ravel() for a, shape in zip(found, shapes, strict=True)])
+        parts = [jnp.broadcast_to(a, shape) for a, shape in zip(found, shapes, strict=True)]
+        if len(set(shapes)) == 1:  # XLA makes one loop of this, and several of the other
+            return jnp.stack(parts).ravel()
+        return jnp.concatenate([part.ravel() for part in parts])
 
     return function
