@@ -68,7 +68,6 @@ class NativeEngine(Engine):
         if model.fields:
             fields.check(self, model, algorithm)
             return
-        refuse_steps(model, self.name)
         if algorithm in fields.ALGORITHMS:
             raise UnsupportedError(
                 f"{algorithm} is for partial differential equations in the native engine: take Tsit5",
