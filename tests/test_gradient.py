@@ -85,6 +85,27 @@ def test_the_methods_the_native_engine_and_finite_differences_agree(problem, alg
     assert float(forward[key]) == pytest.approx(difference, rel=1e-6)
 
 
+@pytest.mark.julia
+@pytest.mark.usefixtures("julia_engine")
+@pytest.mark.parametrize(
+    ("problem", "alg", "julia"), [(LOTKA, "Tsit5", "Vern9"), (STIFF, "KenCarp4", "Rodas5P")], ids=["plain", "stiff"]
+)
+def test_finite_differences_of_julias_solutions_agree(problem, alg, julia):
+    times = np.linspace(0, problem.tspan[1], 4)
+    key = problem.system.model.parameters[0]
+    exact = ps.gradient(
+        problem, lambda sol: jnp.sum(sol.x**2), [key], alg, method="forward", saveat=times, rtol=1e-10, atol=1e-12
+    )
+
+    def value(changed):
+        return float((ps.solve(changed, julia, engine="julia", saveat=times, rtol=1e-12, atol=1e-13).x ** 2).sum())
+
+    step = 1e-3 * float(problem.p[0])
+    at = {s: value(problem.remake(p={key: problem.p[0] + s * step})) for s in (-2, -1, 1, 2)}
+    difference = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * step)
+    assert float(exact[key]) == pytest.approx(difference, rel=1e-6)
+
+
 BALL = ps.Problem(
     ps.System(
         [ps.Eq(D(x), y), ps.Eq(D(y), -a)], parameters=[a, b], events=[ps.Event(x, {y: -b * y}, direction="down")]
