@@ -120,8 +120,8 @@ def write(found: dict[str, Any], out: Path) -> None:
         "seed by seed, in one process. Means ± standard deviations over seeds; columns with × are ratios to vanilla "
         "(prediction, training: of times, smaller is faster). Evaluations are those of the right-hand side (of the "
         "drift, for stochastic equations) in one prediction of the test set; prediction is the time of that, training "
-        "that of all epochs without compilation. The paper's columns: Pal, Edelman & Rackauckas (2023), tables 1 and "
-        "2, on larger data sets; † quoted there from Pal et al. (2021).\n",
+        "that of all epochs without compilation, both of the processor. The paper's columns: Pal, Edelman & "
+        "Rackauckas (2023), tables 1 and 2, on larger data sets; † quoted there from Pal et al. (2021).\n",
         "![Evaluations while training, and what a prediction costs](regularization.png)\n",
     ]
     for name, kept in found.items():

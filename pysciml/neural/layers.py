@@ -30,6 +30,8 @@ class Solved(NamedTuple):
     steps, rejected : integers
     success : bool
         Whether the end was reached; the solution is NaN where not.
+    step_sizes : array, shape (max_steps,)
+        Of the steps taken, in order; 0 beyond the last one, and for rejected ones where those are kept.
     """
 
     y: Any
@@ -38,6 +40,7 @@ class Solved(NamedTuple):
     steps: Any
     rejected: Any
     success: Any
+    step_sizes: Any
 
 
 def check_numbers(owner: str, t0: Any, t1: Any, rtol: Any, atol: Any, max_steps: Any) -> tuple[float, ...]:
@@ -177,7 +180,9 @@ def split(key: Any, regularizers: tuple[Regularizer, ...]) -> tuple[Any, ...]:
 
 def _solved(out: Any, times: Any, total: Any) -> Solved:
     y = out.y1 if times is None else out.ys
-    return Solved(jnp.where(out.success, y, jnp.nan), total, out.n_rhs, out.n_steps, out.n_rejected, out.success)
+    y = jnp.where(out.success, y, jnp.nan)
+    sizes = jax.lax.stop_gradient(out.h)
+    return Solved(y, total, out.n_rhs, out.n_steps, out.n_rejected, out.success, sizes)
 
 
 class NeuralSDE(eqx.Module):

@@ -84,9 +84,12 @@ class ErrorEstimate(Regularizer):
     aggregate : {"sum", "mean", "max"}
         Over the steps; the paper's experiments took the mean.
     through_steps : bool, default False
-        Whether step sizes are differentiated, too. The exact derivative of the adaptive solve needs
-        it, but a controller keeps :math:`E_j` near its target whatever the weights are, so that it
-        says little: with the steps taken as given, evaluations fall much further.
+        Whether step sizes are differentiated, too. By default they are not, as in the papers: the
+        controller of the solver their experiments differentiate takes the error estimate without
+        its derivative, so that steps are those of a grid chosen in advance. It is what works, too:
+        the exact derivative of the adaptive solve knows that a controller keeps :math:`E_j` near its
+        target whatever the weights are, and so has little to say; with the steps as given,
+        evaluations fall much further.
 
     Examples
     --------
@@ -109,10 +112,15 @@ class StiffnessEstimate(Regularizer):
     time (Shampine, ACM Trans. Math. Software 3, 1977), over the size of the method's stability
     region, as SciML's solvers scale it.
 
+    Stability limits the steps of a loosely solved or stiff equation, accuracy those of a tightly
+    solved smooth one: there, expect little of this term and more of `ErrorEstimate`. So it was in
+    the papers: an image classifier took 259 evaluations with this term, 177 with the other; a time
+    series model 273 and 287 (Pal et al. 2023, tables 1 and 2).
+
     Parameters
     ----------
     weight, final, aggregate, through_steps
-        See `ErrorEstimate`; the paper's experiments took the maximum.
+        See `ErrorEstimate`; the paper's experiments took the maximum, with a constant weight.
     """
 
     weight: float = 0.1
@@ -150,7 +158,10 @@ class LocalErrorEstimate(Regularizer):
 
 @dataclass(frozen=True)
 class LocalStiffnessEstimate(Regularizer):
-    """The stiffness estimate of one step at a random time (Pal et al. 2023); see `LocalErrorEstimate`."""
+    """The stiffness estimate of one step at a random time; see `LocalErrorEstimate`.
+
+    Pal et al. (2023) tried it and did not report its results, as they were not positive.
+    """
 
     weight: float = 0.1
     sampling: Literal["unbiased", "biased"] = "unbiased"

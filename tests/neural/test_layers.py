@@ -38,6 +38,9 @@ def test_a_layer_solves_its_equation():
     assert np.asarray(out.y) == pytest.approx(np.asarray(x) * np.exp(-2.0), rel=1e-7)
     assert int(out.evaluations) == 2 + 6 * int(out.steps + out.rejected)
     assert float(out.regularization) == 0.0
+    sizes = np.asarray(out.step_sizes)
+    assert np.count_nonzero(sizes) == int(out.steps) == np.flatnonzero(sizes)[-1] + 1
+    assert sizes.sum() == pytest.approx(2.0, abs=1e-12)
     path = layer(x[0], jnp.asarray([0.0, 1.0, 2.0])).y
     assert np.asarray(path[:, 0]) == pytest.approx(np.exp([0.0, -1.0, -2.0]), rel=1e-7)
     short = ps.neural.NeuralODE(lambda t, y: -y, t1=2.0, rtol=1e-9, atol=1e-9, max_steps=2)(x)
