@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from pysciml._version import __version__
 from pysciml.engines.base import get
 from pysciml.errors import ProblemError
 from pysciml.options import read_options
-from pysciml.problem import Problem, refuse_fields
+from pysciml.problem import Problem
 
 #: Up to this many inputs the forward equations are solved by default.
 _FEW = 8
@@ -62,7 +62,8 @@ def gradient(
     ----------
     problem : Problem
         Of ordinary equations, also with events, whose times move with what they depend on; or of
-        stochastic equations, whose path is held fixed.
+        stochastic equations, whose path is held fixed; or of partial differential equations, by
+        ``"forward"`` for parameters and by ``"checkpointed"`` for initial fields, too.
     of : symbol, name, or callable
         A state or observed quantity, differentiated at every output time; or a function of the
         solution that returns one number, written with ``jax.numpy``: ``lambda sol:
@@ -91,8 +92,8 @@ def gradient(
     -------
     xarray.Dataset
         ``value``, and its derivative by each input: under the parameter's name, or the state's with
-        the suffix ``_initial``. Over ``t`` where ``of`` is a quantity, single numbers where it is a
-        function.
+        the suffix ``_initial``. Over ``t`` (and the coordinates of a field) where ``of`` is a
+        quantity, single numbers where it is a function; the derivative by an initial field is a field.
 
     Raises
     ------
@@ -108,7 +109,6 @@ def gradient(
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"gradient takes a pysciml.Problem, not {type(problem).__name__}")
-    refuse_fields(problem, "gradient")
     if method not in _METHODS:
         known = ", ".join(map(repr, _METHODS))
         raise ProblemError(f"method must be one of {known}, not {method!r}", symbol="method")
@@ -122,6 +122,10 @@ def gradient(
         seed=seed,
         progress=False,
     )
+    if problem.system.model.fields:
+        from pysciml.pde.gradient import gradient as of_fields
+
+        return of_fields(cast("Any", problem), of, wrt, alg, method, options)
     inputs = _read_inputs(problem, wrt)
     model = problem.system.model
     names = (*model.states, *model.observed)

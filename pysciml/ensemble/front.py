@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -118,8 +119,9 @@ def solve_ensemble(
     -------
     xarray.Dataset
         States and observed quantities over (the dimensions of ``over``, ``trajectory``, ``t``), and
-        ``retcode`` over all of these but ``t``. A trajectory that fails is NaN, the others are
-        kept; after a terminal event a trajectory is NaN. The swept values are coordinates.
+        ``retcode`` over all of these but ``t``; fields have the dimensions of their grid, too. A
+        trajectory that fails is NaN, the others are kept; after a terminal event a trajectory is
+        NaN. The swept values are coordinates.
 
     Raises
     ------
@@ -136,11 +138,6 @@ def solve_ensemble(
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"solve_ensemble takes a pysciml.Problem, not {type(problem).__name__}")
-    if problem.system.model.fields:
-        raise UnsupportedError(
-            f"{problem.system.name!r} is a partial differential equation, and ensembles are of ordinary ones: "
-            "loop over pysciml.solve(problem.remake(...)), which compiles once"
-        )
     solving = read_options(
         problem.tspan,
         rtol=rtol,
@@ -153,7 +150,17 @@ def solve_ensemble(
         device=device,
         precision=precision,
     )
-    sweep = Sweep(problem, over, trajectories)
+    result_of, sweep_of = _Result, Sweep
+    if problem.system.model.fields:
+        from pysciml.pde.ensemble import FieldResult, FieldSweep
+
+        result_of, sweep_of = FieldResult, FieldSweep
+        if executor is not None or store is not None or chunks is not None:
+            raise UnsupportedError(
+                f"{problem.system.name!r} is a partial differential equation: executor=, store= and chunks= divide "
+                "ensembles of ordinary equations"
+            )
+    sweep = sweep_of(problem, over, trajectories)
     options = BatchOptions(
         solve=solving,
         memory=_count("memory", memory, _MEMORY),
@@ -166,8 +173,9 @@ def solve_ensemble(
         return solve_large(
             problem, sweep, options, where, lambda name: _choose(problem, alg, name, sweep, options), engine
         )
-    result = _Result(problem, sweep, solving.saveat, progress, solving.precision)
-    batch = Batch(sweep.size, problem.tspan, sweep.inputs, sweep.paths, result.store, (problem.u0, problem.p))
+    result = result_of(problem, sweep, solving.saveat, progress, solving.precision)
+    near = None if problem.system.model.fields else (problem.u0, problem.p)
+    batch = Batch(sweep.size, problem.tspan, sweep.inputs, sweep.paths, result.store, near)
     begin = time.perf_counter()
     chosen, alg = _choose(problem, alg, engine, sweep, options)
     try:
@@ -176,6 +184,8 @@ def solve_ensemble(
         else:
             from pysciml.ensemble.loop import solve_one_by_one
 
+            if problem.system.model.fields:  # worker processes are not sent graphs of fields
+                options = replace(options, workers=1)
             report = solve_one_by_one(chosen, problem.system.model, alg, batch, options)
     except KeyboardInterrupt as interruption:
         report = BatchReport(alg or "", 0.0, {})
@@ -197,26 +207,21 @@ class _Result:
     ) -> None:
         self._problem, self._sweep, self._progress = problem, sweep, progress
         self.t = np.array([problem.tspan[1]]) if saveat is None else saveat
-        model = problem.system.model
-        rows = len(model.states) + len(model.observed)
-        self._u = np.full((rows, sweep.size, len(self.t)), np.nan, dtype=precision)
+        self._make(precision)
         self._retcodes = np.full(sweep.size, "Interrupted", dtype="<U18")
         self._done = 0
         self._lock = threading.Lock()
 
+    def _make(self, precision: str) -> None:
+        """Make the arrays."""
+        model = self._problem.system.model
+        rows = len(model.states) + len(model.observed)
+        self._u = np.full((rows, self._sweep.size, len(self.t)), np.nan, dtype=precision)
+
     def store(self, low: int, high: int, u: Array, retcodes: npt.NDArray[np.str_]) -> None:
         """See `Batch.store`."""
-        model = self._problem.system.model
-        n = len(model.states)
         fine = (retcodes == "Success") | (retcodes == "Terminated")
-        if not fine.all():
-            u = np.where(fine[:, None, None], u, np.nan)
-        self._u[:n, low:high] = np.moveaxis(u, 2, 0)
-        if model.observed:
-            p = self._sweep.inputs(low, high)[1]
-            self._u[n:, low:high] = model.graph.evaluate(
-                "observed", self._u[:n, low:high], np.ascontiguousarray(p.T)[:, :, None], self.t
-            )
+        self._fill(low, high, u if fine.all() else np.where(fine[:, None, None], u, np.nan))
         self._retcodes[low:high] = retcodes
         if self._progress:
             with self._lock:
@@ -225,15 +230,33 @@ class _Result:
                 sys.stderr.write("\n" if self._done == self._sweep.size else "")
                 sys.stderr.flush()
 
-    def dataset(self, engine: str, report: BatchReport, seconds: float) -> xr.Dataset:
-        """What there is, labelled."""
+    def _fill(self, low: int, high: int, u: Array) -> None:
+        """Write some trajectories, shape (high - low, n_t, n_states), and what is observed of them."""
+        model = self._problem.system.model
+        n = len(model.states)
+        self._u[:n, low:high] = np.moveaxis(u, 2, 0)
+        if model.observed:
+            p = self._sweep.inputs(low, high)[1]
+            self._u[n:, low:high] = model.graph.evaluate(
+                "observed", self._u[:n, low:high], np.ascontiguousarray(p.T)[:, :, None], self.t
+            )
+    def _variables(self) -> dict[str, xr.Variable]:
+        """The arrays, labelled."""
         system, sweep = self._problem.system, self._sweep
         names = (*system.model.states, *system.model.observed)
-        failed = int(np.count_nonzero((self._retcodes != "Success") & (self._retcodes != "Terminated")))
-        variables: dict[str, Any] = {
+        return {
             name: xr.Variable((*sweep.dims, "t"), row.reshape(*sweep.shape, -1), system.attrs.get(name))
             for name, row in zip(names, self._u, strict=True)
         }
+
+    def _coordinates(self) -> dict[str, Any]:
+        return {**self._sweep.coordinates(), "t": self.t}
+
+    def dataset(self, engine: str, report: BatchReport, seconds: float) -> xr.Dataset:
+        """What there is, labelled."""
+        system, sweep = self._problem.system, self._sweep
+        failed = int(np.count_nonzero((self._retcodes != "Success") & (self._retcodes != "Terminated")))
+        variables: dict[str, Any] = {**self._variables()}
         variables["retcode"] = xr.Variable(sweep.dims, self._retcodes.reshape(sweep.shape))
         attrs: dict[str, Any] = {
             "engine": engine,
@@ -246,7 +269,7 @@ class _Result:
             "pysciml_version": __version__,
             **report.extra,
         }
-        return xr.Dataset(variables, coords={**sweep.coordinates(), "t": self.t}, attrs=attrs)
+        return xr.Dataset(variables, coords=self._coordinates(), attrs=attrs)
 
 
 def _choose(

@@ -8,12 +8,12 @@ from typing import Any
 
 import xarray as xr
 
-from pysciml.errors import ProblemError
+from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.fitting import least_squares
 from pysciml.fitting.residuals import Rho
 from pysciml.fitting.result import FitResult
 from pysciml.fitting.trained import TrainingResult
-from pysciml.problem import Problem, refuse_fields
+from pysciml.problem import Problem
 
 _LEAST_SQUARES = "least_squares"
 #: Options of one of the two ways alone, with their defaults.
@@ -88,10 +88,14 @@ def fit(
     problem : Problem
     data : xarray.Dataset, over ``t``
         Any of the states and observed quantities, by name, at times inside ``tspan``. NaN marks
-        missing values. For errors proportional to the values, fit a logarithm: give the system
+        missing values. Of a partial differential equation: fields and observed quantities over
+        ``t`` and places, which are dimensions or coordinates named after the coordinates (as of
+        sensors: dimensions ``("t", "sensor")``, coordinates ``X(sensor), Y(sensor)``); between the
+        points of the grid a cubic polynomial is taken (a linear one with upwind and WENO schemes).
+        For errors proportional to the values, fit a logarithm: give the system
         ``observed={"log_x": sympy.log(x)}`` and the data ``log_x``.
     trainable : list of symbols, networks or names
-        Networks, parameters, and states for their initial values.
+        Networks, parameters, and states for their initial values (not fields).
     log : list of symbols or names, or True for all numbers
         Searched on a logarithmic scale, so that they stay positive.
     sigma : mapping, optional
@@ -183,7 +187,6 @@ def fit(
         del given[name]
     if not isinstance(problem, Problem):
         raise ProblemError(f"fit takes a pysciml.Problem, not {type(problem).__name__}")
-    refuse_fields(problem, "fit")
     keys: list[Any] = (
         [trainable] if isinstance(trainable, str) or not isinstance(trainable, Iterable) else list(trainable)
     )
@@ -195,6 +198,12 @@ def fit(
             raise ProblemError(
                 f"optimizer='least_squares' does not go with {what}: leave the optimizer out", symbol="optimizer"
             )
+    elif (networks or asked or optimizer is not None) and problem.system.model.fields:
+        what = f"optimizer={optimizer!r}" if optimizer is not None else f"{(asked or ['a network'])[0]}="
+        raise UnsupportedError(
+            f"{problem.system.name!r} is a partial differential equation, whose parameters are fitted by least "
+            f"squares: leave out {what}"
+        )
     elif networks or asked or optimizer is not None:
         return _train(problem, data, keys, networks, given)
     tight = {"rtol": 1e-8, "atol": 1e-10, "max_steps": 100_000}

@@ -11,7 +11,7 @@ import xarray as xr
 
 from pysciml.engines.base import Array
 from pysciml.errors import ProblemError, UnsupportedError
-from pysciml.fitting.inputs import Free, Observations, read_data, read_free
+from pysciml.fitting.inputs import Free, _keys, read_data, read_free
 from pysciml.fitting.residuals import LOSSES, Residuals, Rho
 from pysciml.fitting.result import FitResult, FitWarning, Uncertainty, table, uncertainty
 from pysciml.options import read_options
@@ -123,8 +123,14 @@ def fit(
     if not isinstance(problem, Problem):
         raise ProblemError(f"fit takes a pysciml.Problem, not {type(problem).__name__}")
     _check_method(problem, optimizer, regularize, learning_rate, epochs)
+    make, read = Residuals, read_data
+    if problem.system.model.fields:
+        from pysciml.fitting.fields import FieldResiduals, read_field_data, refuse_initial
+
+        refuse_initial(problem, _keys(trainable, "trainable"))
+        make, read = cast("Any", FieldResiduals), cast("Any", read_field_data)
     free = read_free(problem, trainable, bounds, log)
-    observations = read_data(problem, data, sigma, weights)
+    observations = read(problem, data, sigma, weights)
     rho = _read_loss(loss)
     scale = _positive("loss_scale", loss_scale)
     confidence = _positive("confidence", confidence)
@@ -151,7 +157,7 @@ def fit(
         progress=False,
     )
     chosen = choose_engine(problem.system.model, alg, engine)
-    residuals = Residuals(problem, observations, free, chosen, alg, options, rho, scale, progress)
+    residuals = make(problem, observations, free, chosen, alg, options, rho, scale, progress)
     residuals.first()
     success, message = _search(residuals, rho, scale, max_evaluations or 100 * len(free.names), tolerance)
     solver["engine"] = chosen.name
@@ -169,7 +175,8 @@ def _check_method(problem: Problem, optimizer: Any, regularize: Any, learning_ra
             raise UnsupportedError(f"{name}= is for networks, which this version does not fit: leave it out")
     if problem.system.kind == "sde":
         raise UnsupportedError(
-            f"{problem.system.name} is stochastic: its solutions are random, and least squares does not fit them"
+            f"{problem.system.name} is stochastic: its solutions are random, and least squares does not fit them; "
+            'optimizer="adam" trains it on their means and variances'
         )
 
 
@@ -254,15 +261,11 @@ def _result(
     if residuals.n_failed:
         message += f" {residuals.n_failed} of {len(residuals.trace.loss)} points tried could not be solved."
     _warn(residuals, found, at_bound, dof, success, message)
-    u0, p = residuals.numbers(best)
-    model = residuals.problem.system.model
     return FitResult(
-        problem=residuals.problem.remake(
-            u0=dict(zip(model.states, u0.tolist(), strict=True)), p=dict(zip(model.parameters, p.tolist(), strict=True))
-        ),
+        problem=residuals.fitted(best),
         estimates=estimates,
         covariance=covariance,
-        residuals=_unweighted(observations, predicted, data),
+        residuals=residuals.unweighted(predicted, data),
         history=_history(residuals),
         data=data if isinstance(data, xr.Dataset) else data.to_dataset(),
         success=success,
@@ -305,21 +308,6 @@ def _warn(residuals: Residuals, found: Uncertainty, at_bound: Any, dof: int, suc
         said.append(f"the search did not converge: {message}")
     for text in said:
         warnings.warn(text, FitWarning, stacklevel=4)
-
-
-def _unweighted(observations: Observations, predicted: Array, data: xr.Dataset | xr.DataArray) -> xr.Dataset:
-    """Data minus model, in the order of the data."""
-    given = data["t"].values.astype(np.float64)
-    order = (
-        slice(None)
-        if len(given) < 2 or (given[0] < given[-1]) == (observations.times[0] < observations.times[-1])
-        else slice(None, None, -1)
-    )
-    variables = {
-        name: xr.Variable("t", row[order], observations.attrs[name])
-        for name, row in zip(observations.names, observations.values - predicted, strict=True)
-    }
-    return xr.Dataset(variables, coords={"t": xr.Variable("t", given, observations.attrs["t"])})
 
 
 def _history(residuals: Residuals) -> xr.Dataset:

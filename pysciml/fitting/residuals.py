@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 
 from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.errors import SolverError, UnsupportedError
@@ -276,6 +277,31 @@ class Residuals:
             # Its Jacobian is that of its neighbour, to the precision of either.
             self._jacobians = None if self._jacobians is None else (back, self._jacobians[1])
 
+    # ---- what comes out ----
+
+    def fitted(self, inner: Array) -> Problem:
+        """The problem with the numbers of a point."""
+        u0, p = self.numbers(inner)
+        model = self.problem.system.model
+        return self.problem.remake(
+            u0=dict(zip(model.states, u0.tolist(), strict=True)), p=dict(zip(model.parameters, p.tolist(), strict=True))
+        )
+
+    def unweighted(self, predicted: Array, data: xr.Dataset | xr.DataArray) -> xr.Dataset:
+        """Data minus model, in the order of the data."""
+        observations = self.data
+        given = data["t"].values.astype(np.float64)
+        order = (
+            slice(None)
+            if len(given) < 2 or (given[0] < given[-1]) == (observations.times[0] < observations.times[-1])
+            else slice(None, None, -1)
+        )
+        variables = {
+            name: xr.Variable("t", row[order], observations.attrs[name])
+            for name, row in zip(observations.names, observations.values - predicted, strict=True)
+        }
+        return xr.Dataset(variables, coords={"t": xr.Variable("t", given, observations.attrs["t"])})
+
     # ---- derivatives ----
 
     def jacobian(self, inner: Array) -> Array:
@@ -292,9 +318,14 @@ class Residuals:
         return result
 
     @property
+    def derivatives(self) -> str:
+        """What derivatives that are no differences are called."""
+        return self._engine.derivatives
+
+    @property
     def method(self) -> str:
         """Where the derivatives came from."""
-        exact, differences = self._engine.derivatives, "finite differences"
+        exact, differences = self.derivatives, "finite differences"
         if self.n_exact and self.n_differenced:
             return f"{exact}, {differences} where they failed ({self.n_differenced} of {self._n_jacobians})"
         return exact if self.n_exact else differences

@@ -18,6 +18,8 @@ from pysciml.solve import solve
 
 #: A part of an interval between the data that a curve through them is drawn with.
 _CURVE_POINTS = 501
+#: The same for fields, which are large.
+_FIELD_POINTS = 51
 
 
 class FitWarning(UserWarning):
@@ -36,7 +38,7 @@ class FitResult:
         ``estimate stderr ci_low ci_high`` on the natural scale; the coordinate ``kind`` tells a
         parameter from an initial value. NaN where the data do not determine it.
     covariance : xarray.DataArray, over ``parameter`` and ``parameter_2``
-    residuals : xarray.Dataset, over ``t``
+    residuals : xarray.Dataset, over ``t`` (and places, as the data)
         Data minus model, unweighted, in the units of the data; NaN where data are missing.
     history : xarray.Dataset, over ``evaluation``
         Every point tried: its values (``value``), ``loss``, whether it ``failed`` to solve, and so
@@ -49,7 +51,7 @@ class FitResult:
         How it ended.
     jacobian : str
         Where the derivatives came from: ``"sensitivities"`` (of the native engine), ``"sensitivities by
-        JAX, forward mode"``, or ``"finite differences"``.
+        JAX, forward mode"``, ``"sensitivities, solved for with the fields"``, or ``"finite differences"``.
     loss : float
         What was minimized: the weighted sum of squares, or of the robust loss.
     dof : int
@@ -81,7 +83,8 @@ class FitResult:
             If it cannot be solved beyond the data.
         """
         start, end = self.problem.tspan
-        times = np.union1d(np.linspace(start, end, _CURVE_POINTS), self._data_times())
+        points = _FIELD_POINTS if self.problem.system.model.fields else _CURVE_POINTS
+        times = np.union1d(np.linspace(start, end, points), self._data_times())
         return solve(self.problem, saveat=times if end > start else times[::-1], **self.options)
 
     def _data_times(self) -> Array:

@@ -278,14 +278,38 @@ def tangent_graph(graph: FieldGraph, name: str = "rhs") -> FieldGraph:
     count = len(graph.fields)
     builder = FieldBuilder([*graph.fields, *graph.fields], graph.n_params)
     moved = copy(graph, builder)
-    tangent: dict[int, int] = {}
-    for node in np.flatnonzero(graph.reachable(graph.outputs[name]) & _depends(graph)).tolist():
+    nodes = np.flatnonzero(graph.reachable(graph.outputs[name])).tolist()
+    tangent = {node: builder.field(count + int(graph.index[node])) for node in nodes if graph.op[node] == ao.FIELD}
+    push_forward(graph, builder, moved, nodes, tangent)
+    roots = graph.outputs[name].tolist()
+    return builder.build({"tangent": [tangent.get(root, builder.zero) for root in roots]})
+
+
+def push_forward(
+    graph: FieldGraph, builder: FieldBuilder, moved: Sequence[int], nodes: Sequence[int], tangent: dict[int, int]
+) -> None:
+    """Write the derivatives of nodes in one direction, forward from those of the leaves.
+
+    Parameters
+    ----------
+    graph : FieldGraph
+    builder : FieldBuilder
+        Where they are written.
+    moved : list of int
+        Where each node of the graph is in the builder.
+    nodes : list of int
+        Which nodes, in the graph's order.
+    tangent : dict
+        Node of the graph -> its derivative in the builder: given for leaves, filled for the others;
+        nodes that do not change are not in it.
+    """
+    for node in nodes:
         code, k = int(graph.op[node]), int(graph.index[node])
         operands = [a for a in graph.args[node].tolist() if a >= 0]
+        if node in tangent or not any(a in tangent for a in operands):
+            continue
         values = tuple(moved[a] for a in operands)
-        if code == ao.FIELD:
-            tangent[node] = builder.field(count + k)
-        elif code in (ao.APPLY, ao.SLICE, ao.TOTAL, ao.FOURIER, ao.JOIN):
+        if code in (ao.APPLY, ao.SLICE, ao.TOTAL, ao.FOURIER, ao.JOIN):
             parts = tuple(tangent.get(a, builder.zero) for a in operands)
             parts = tuple(builder.spread(part, graph.shapes[a]) for part, a in zip(parts, operands, strict=True))
             if code == ao.APPLY:
@@ -307,5 +331,3 @@ def tangent_graph(graph: FieldGraph, name: str = "rhs") -> FieldGraph:
             partials = RULES[code](builder, values, moved[node])
             terms = [builder.mul(p, tangent[a]) for p, a in zip(partials, operands, strict=True) if a in tangent]
             tangent[node] = builder.sum([term for term in terms if term != builder.zero])
-    roots = graph.outputs[name].tolist()
-    return builder.build({"tangent": [tangent.get(root, builder.zero) for root in roots]})

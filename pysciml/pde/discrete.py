@@ -129,6 +129,10 @@ class DiscreteSystem:
         """The position of a parameter given as symbol or by name; None if it is none."""
         return self._parameter_keys.get(key)
 
+    def network_block(self, key: Any) -> None:
+        """As `pysciml.System.network_block`: fields have no networks in their equations."""
+        return
+
     @cached_property
     def _parameter_keys(self) -> dict[Any, int]:
         return {key: i for i, symbol in enumerate(self.parameters) for key in (symbol, symbol.name)}

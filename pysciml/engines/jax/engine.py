@@ -167,6 +167,10 @@ class JaxEngine(Engine):
 
     def solve_many(self, model: Model, algorithm: str | None, batch: Batch, options: BatchOptions) -> BatchReport:
         """See `pysciml.engines.batch.BatchEngine`."""
+        if model.fields:
+            from pysciml.engines.jax.fields.many import solve_many as solve_many_fields
+
+            return solve_many_fields(self, model, algorithm, batch, options)
         from pysciml.engines.jax.many import solve_many
 
         options = replace(options, solve=with_step(model, algorithm, batch.tspan, options.solve))

@@ -42,9 +42,13 @@ def solve_many(model: Model, algorithm: str, batch: Batch, options: BatchOptions
     with_start = times.size > 0 and times[0] == sign * batch.tspan[0]
     times = times[1:] if with_start else times
     key, seed = key_of(solving.seed) if model.kind == "sde" else (np.zeros(2, dtype=np.uint32), 0)
-    n, n_p = len(model.states), len(model.parameters)
+    n, n_p = model.graph.n_states, len(model.parameters)
     padded = pad_times(times) if save == "times" else np.zeros(0)
-    size = chunk_size(n, n + n_p + len(padded) * n, batch.size, options)
+    numbers = n + n_p + len(padded) * n
+    if model.fields:  # as long as many trajectories: a step's own arrays count, and one is enough at a time
+        size = chunk_size(n, numbers + _WORKING * n, batch.size, options, least=1)
+    else:
+        size = chunk_size(n, numbers, batch.size, options)
 
     def arguments(p: Array, index: npt.NDArray[np.uint32]) -> Arguments:
         scalar = np.float64
@@ -111,7 +115,7 @@ def solve_many(model: Model, algorithm: str, batch: Batch, options: BatchOptions
     return BatchReport(algorithm, compile_seconds, extra)
 
 
-def chunk_size(n_states: int, numbers: int, trajectories: int, options: BatchOptions) -> int:
+def chunk_size(n_states: int, numbers: int, trajectories: int, options: BatchOptions, least: int = 64) -> int:
     """How many trajectories go together: what the cache holds, and the memory allows.
 
     Parameters
@@ -121,11 +125,13 @@ def chunk_size(n_states: int, numbers: int, trajectories: int, options: BatchOpt
         Numbers that one trajectory's input and output take.
     trajectories : int
     options : BatchOptions
+    least : int
+        How many, if the memory allows, though the cache may not hold them.
     """
     # An accelerator wants many at a time, a processor core what its cache holds.
     cached = _CACHE // (8 * _WORKING * n_states) if options.solve.device == "cpu" else _ACCELERATED
     allowed = options.memory // (2 * 8 * numbers * options.workers)
-    size = max(1, min(max(64, cached), allowed))
+    size = max(1, min(max(least, cached), allowed))
     return min(size, 1 << max(0, trajectories - 1).bit_length())
 
 
