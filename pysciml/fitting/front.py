@@ -37,6 +37,7 @@ _FOR_TRAINING: dict[str, Any] = {
     "patience": None,
     "checkpoint": None,
     "checkpoint_every": 50,
+    "trajectories": None,
 }
 
 
@@ -65,6 +66,7 @@ def fit(
     patience: int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
+    trajectories: int | None = None,
     max_evaluations: int | None = None,
     tolerance: float = 1e-10,
     alg: str | None = None,
@@ -83,10 +85,16 @@ def fit(
     ``optimizer`` or any option of it is given. It minimizes the mean of ``((model - data) /
     sigma)²`` plus the regularizers.
 
+    A **stochastic** problem is trained on moments: means and variances of simulated paths against
+    those of the data, which are paths, over ``(trajectory, t)``, or moments, over ``(moment, t)``
+    with the coordinate ``["mean", "variance"]``. The loss is the sum of the mean squares of both
+    differences, the means' divided by ``sigma`` and the variances' by ``sigma²``, by default the
+    root of the variable's mean variance. Each update has its own noise.
+
     Parameters
     ----------
     problem : Problem
-    data : xarray.Dataset, over ``t``
+    data : xarray.Dataset, over ``t`` (of a stochastic problem: see above)
         Any of the states and observed quantities, by name, at times inside ``tspan``. NaN marks
         missing values. Of a partial differential equation: fields and observed quantities over
         ``t`` and places, which are dimensions or coordinates named after the coordinates (as of
@@ -145,13 +153,16 @@ def fit(
     checkpoint : path, optional
         Training. A file to which the training is written every ``checkpoint_every`` epochs. If it
         exists, the training goes on from it, bit for bit as if it had never stopped.
+    trajectories : int, default 100
+        Training of stochastic problems. How many paths are simulated for each update.
     max_evaluations : int, optional
         Least squares. Most points to try; by default 100 for each estimate.
     tolerance : float
         Least squares. Relative change of loss and of estimates below which the search ends.
     alg, engine, rtol, atol, max_steps
         As for `solve`. Least squares wants solutions more exact than the data (1e-8, 1e-10);
-        training takes 1e-6 for both, and explicit methods (Tsit5, DP5, BS3).
+        training takes 1e-6 for both (1e-2 for stochastic problems), and explicit methods (Tsit5,
+        DP5, BS3; SOSRI).
     progress : bool
         Show a progress line on standard error.
 
@@ -164,7 +175,8 @@ def fit(
     ProblemError
         If data or options do not fit the problem; the message names the culprit.
     UnsupportedError
-        For stochastic systems; for training of systems that are not ordinary, or have events.
+        For least squares of stochastic systems; for training of systems that have events or noise
+        that is not diagonal, or are neither ordinary nor stochastic.
     SolverError
         If the model cannot be solved at the starting values. Elsewhere a failure turns a search
         back, and ends a training with the last good state kept.

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pysciml.ensemble import solve_ensemble
 from pysciml.problem import Problem
 from pysciml.solve import solve
 
 _CURVE_POINTS = 501
+#: Steps of the paths of a stochastic problem.
+_SDE_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class TrainingResult:
     def solution(self) -> xr.Dataset:
         """The trained problem solved over its ``tspan``: at the data and densely between them.
 
+        Of a stochastic problem, as many paths as it was trained with, over ``(trajectory, t)``.
+
         Raises
         ------
         SolverError
@@ -63,6 +68,8 @@ class TrainingResult:
         low, high = min(start, end), max(start, end)
         inside = np.clip(np.asarray(self.data["t"].values, dtype=np.float64), low, high)
         times = np.union1d(np.linspace(start, end, _CURVE_POINTS), inside)
+        if self.problem.system.model.kind == "sde":
+            return solve_ensemble(self.problem, saveat=times, dt=(end - start) / _SDE_STEPS, **self.options)
         return solve(self.problem, saveat=times if end > start else times[::-1], **self.options)
 
     def __repr__(self) -> str:

@@ -16,6 +16,8 @@ from pysciml.engines.base import Array, get
 from pysciml.errors import ProblemError, SolverError, UnsupportedError
 from pysciml.fitting.checkpoints import COLUMNS, State, fingerprint, restore, store
 from pysciml.fitting.inputs import Observations, read_data
+from pysciml.fitting.moments import MomentObjective, read_moments
+from pysciml.fitting.moments import check_problem as check_moments
 from pysciml.fitting.result import FitWarning
 from pysciml.fitting.trained import TrainingResult
 from pysciml.fitting.training_options import (
@@ -40,11 +42,13 @@ _SHOWN_EVERY: Final = 0.2
 def train(problem: Problem, data: xr.Dataset, trainable: list[Any], options: Mapping[str, Any]) -> TrainingResult:
     """See `pysciml.fitting.front.fit`."""
     get("jax")  # says what to install, if it is missing
-    chosen = read_options(options)
+    stochastic = problem.system.model.kind == "sde"
     _check_problem(problem)
-    observations = read_data(problem, data, options["sigma"], options["weights"])
+    chosen = read_options(options, stochastic)
+    read = read_moments if stochastic else read_data
+    observations = read(problem, data, options["sigma"], options["weights"])
     trained = read_trainable(problem, trainable, options["log"])
-    until, held_out = read_validation(problem, options["validation"], observations)
+    until, held_out = read_validation(problem, options["validation"], observations, read)
     if chosen.patience is not None and held_out is None:
         raise ProblemError("patience needs validation: a share of the times, or a Dataset", symbol="patience")
     counts = chosen.segments or _stages(problem, observations, trained, chosen.epochs)
@@ -77,7 +81,7 @@ def _stages(problem: Problem, data: Observations, trained: Trained, epochs: int)
     model = problem.system.model
     scalars = len(model.parameters)
     seen = {row for row, mask in zip(data.rows.tolist(), data.present, strict=True) if mask.mean() > 0.9}
-    if not (trained.by_p >= scalars).any() or not set(range(len(model.states))) <= seen:
+    if model.kind == "sde" or not (trained.by_p >= scalars).any() or not set(range(len(model.states))) <= seen:
         return (1,)
     later = data.times.size - int(data.times[0] == problem.tspan[0])
     counts = [4**k for k in range(4) if 4**k * _LEAST_TIMES <= later]
@@ -87,13 +91,12 @@ def _stages(problem: Problem, data: Observations, trained: Trained, epochs: int)
 def _check_problem(problem: Problem) -> None:
     model = problem.system.model
     if model.kind == "sde":
-        raise UnsupportedError(
-            f"{problem.system.name} is stochastic: training compares one solution with data, and its solutions are "
-            "random; pysciml.neural.NeuralSDE is differentiable and can be trained on moments or distributions"
-        )
-    if model.kind != "ode" or model.events:
+        check_moments(problem)
+    elif model.kind != "ode" or model.events:
         what = "events" if model.events else f"{model.kind} systems"
-        raise UnsupportedError(f"training is for ordinary differential equations; {what} are not supported")
+        raise UnsupportedError(
+            f"training is for ordinary and stochastic differential equations; {what} are not supported"
+        )
 
 
 class _Training:
@@ -116,17 +119,19 @@ class _Training:
         n_starts = stages[0].n - 1
         self.layout = Layout(trained.by_p, trained.by_u0, trained.log, n_starts)
         spread = np.ptp(starts, axis=0) if n_starts else np.ones(problem.u0.size)
-        self.objective = Objective(
-            problem.system.model,
-            problem.u0,
-            problem.p,
-            self.layout,
-            options.regularizers,
-            options.algorithm,
-            options.rtol,
-            options.atol,
-            options.continuity,
-            np.where(spread > 0, spread, 1.0),
+        shared = problem.system.model, problem.u0, problem.p, self.layout, options.regularizers
+        self.stochastic = problem.system.model.kind == "sde"
+        self.objective = (
+            MomentObjective(*shared, options.rtol, options.atol, options.trajectories)
+            if self.stochastic
+            else Objective(
+                *shared,
+                options.algorithm,
+                options.rtol,
+                options.atol,
+                options.continuity,
+                np.where(spread > 0, spread, 1.0),
+            )
         )
         self.optimizer = make_optimizer(options)
         self.start = np.concatenate([trained.inner(), starts[1:].ravel()])
@@ -146,6 +151,7 @@ class _Training:
             options.epochs if annealed or len(stages) > 1 else None,
             (options.optimizer_name, None if callable(options.learning_rate) else options.learning_rate),
             (options.seed, options.batch_size, options.continuity, options.algorithm, options.rtol, options.atol),
+            options.trajectories,
         )
         # An optimizer or a schedule given as an object is not part of the mark.
         given = options.optimizer is not None or callable(options.learning_rate)
@@ -331,7 +337,10 @@ class _Training:
             options={
                 "alg": self.options.algorithm,
                 "engine": "jax",
-                "rtol": self.options.rtol,
-                "atol": self.options.atol,
+                **(
+                    {"trajectories": self.options.trajectories, "seed": self.options.seed}
+                    if self.stochastic
+                    else {"rtol": self.options.rtol, "atol": self.options.atol}
+                ),
             },
         )

@@ -16,9 +16,11 @@ from pysciml.engines.base import Array
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.fitting.inputs import Observations, read_data
 from pysciml.neural.adaptive import METHODS
-from pysciml.neural.regularizers import Regularizer, read_regularizers
+from pysciml.neural.regularizers import RandomEndTime, Regularizer, TaylorDerivative, read_regularizers
 from pysciml.problem import Problem, number
 
+#: What stochastic problems are solved with while they are trained.
+STOCHASTIC_METHODS: Final = ("SOSRI",)
 #: Optimizers by name, as optax has them.
 OPTIMIZERS: Final = (
     "adabelief",
@@ -57,6 +59,7 @@ class TrainingOptions:
     atol: float
     max_steps: int
     progress: bool
+    trajectories: int
 
 
 def integer(name: str, value: Any, least: int = 1) -> int:
@@ -74,7 +77,7 @@ def positive(name: str, value: Any) -> float:
     return result
 
 
-def read_options(given: Mapping[str, Any]) -> TrainingOptions:
+def read_options(given: Mapping[str, Any], stochastic: bool) -> TrainingOptions:
     """Check all options but those about data and what is trainable."""
     optimizer, name = _read_optimizer(given["optimizer"])
     rate = given["learning_rate"]
@@ -88,14 +91,17 @@ def read_options(given: Mapping[str, Any]) -> TrainingOptions:
     batch = None if given["batch_size"] is None else integer("batch_size", given["batch_size"])
     if batch is not None and (segments is None or batch > max(segments)):
         raise ProblemError(f"batch_size={batch} needs segments={batch} or more to choose from", symbol="batch_size")
-    alg = given["alg"] or "Tsit5"
-    if alg not in METHODS:
+    methods = STOCHASTIC_METHODS if stochastic else METHODS
+    alg = given["alg"] or methods[0]
+    if alg not in methods:
         raise UnsupportedError(
-            f"training solves with {', '.join(METHODS)} (explicit methods, whose steps are differentiated), not with "
+            f"training solves with {', '.join(methods)} (explicit methods, whose steps are differentiated), not with "
             f"{alg!r}",
             engine="jax",
             algorithm=str(alg),
         )
+    regularizers = read_regularizers(given["regularize"])
+    _check_kind(given, regularizers, stochastic)
     if given["engine"] not in ("auto", "jax"):
         raise UnsupportedError(f"training runs on engine='jax', not on {given['engine']!r}", engine=given["engine"])
     patience = given["patience"]
@@ -104,14 +110,15 @@ def read_options(given: Mapping[str, Any]) -> TrainingOptions:
         raise ProblemError(f"checkpoint must be the path of a file, not {path!r}", symbol="checkpoint")
     if path is not None and not Path(path).absolute().parent.is_dir():
         raise ProblemError(f"checkpoint: the folder of {path} does not exist", symbol="checkpoint")
-    rtol = number(1e-6 if given["rtol"] is None else given["rtol"], "rtol", "rtol")
-    atol = number(1e-6 if given["atol"] is None else given["atol"], "atol", "atol")
+    usual = 1e-2 if stochastic else 1e-6
+    rtol = number(usual if given["rtol"] is None else given["rtol"], "rtol", "rtol")
+    atol = number(usual if given["atol"] is None else given["atol"], "atol", "atol")
     if rtol < 0 or atol < 0 or rtol + atol == 0:
         raise ProblemError("rtol and atol must be 0 or more, and not both 0", symbol="rtol")
     if not isinstance(given["progress"], bool):
         raise ProblemError(f"progress must be True or False, not {given['progress']!r}", symbol="progress")
     return TrainingOptions(
-        regularizers=read_regularizers(given["regularize"]),
+        regularizers=regularizers,
         optimizer=optimizer,
         optimizer_name=name,
         learning_rate=rate,
@@ -128,7 +135,26 @@ def read_options(given: Mapping[str, Any]) -> TrainingOptions:
         atol=atol,
         max_steps=integer("max_steps", given["max_steps"]),
         progress=given["progress"],
+        trajectories=100 if given["trajectories"] is None else integer("trajectories", given["trajectories"], 2),
     )
+
+
+def _check_kind(given: Mapping[str, Any], regularizers: tuple[Regularizer, ...], stochastic: bool) -> None:
+    """Options that are for the other kind of problem."""
+    if not stochastic:
+        if given["trajectories"] is not None:
+            raise ProblemError("trajectories= is for stochastic problems; this one has no noise", symbol="trajectories")
+        return
+    if given["segments"] not in (None, 1):
+        raise UnsupportedError(
+            "segments= cuts a path into pieces; a stochastic problem is trained on moments, which have none"
+        )
+    for regularizer in regularizers:
+        if isinstance(regularizer, (RandomEndTime, TaylorDerivative)) or getattr(regularizer, "through_steps", False):
+            raise UnsupportedError(
+                f"{type(regularizer).__name__}(...) is not for fits of stochastic problems as it is given; "
+                "ErrorEstimate, StiffnessEstimate, their local variants, KineticEnergy and JacobianNorm are"
+            )
 
 
 def _read_segments(given: Any) -> tuple[int, ...] | None:
@@ -174,7 +200,9 @@ def make_optimizer(options: TrainingOptions) -> Any:
     return make(options.learning_rate)
 
 
-def read_validation(problem: Problem, given: Any, data: Observations) -> tuple[float | None, Observations | None]:
+def read_validation(
+    problem: Problem, given: Any, data: Observations, read: Callable[..., Observations] = read_data
+) -> tuple[float | None, Observations | None]:
     """Until when to train, and other data to validate on.
 
     A fraction holds out the last part of the times.
@@ -182,7 +210,7 @@ def read_validation(problem: Problem, given: Any, data: Observations) -> tuple[f
     if given is None:
         return None, None
     if isinstance(given, (xr.Dataset, xr.DataArray)):
-        return None, read_data(problem, given, None, None)
+        return None, read(problem, given, None, None)
     share = number(given, "validation", "validation")
     if not 0 < share < 1:
         raise ProblemError(
