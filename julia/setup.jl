@@ -6,6 +6,7 @@ using Pkg
 
 const SOLVERS = [
     "DelayDiffEq",
+    "JumpProcesses",
     "OrdinaryDiffEq",
     "OrdinaryDiffEqFIRK",
     "OrdinaryDiffEqHighOrderRK",

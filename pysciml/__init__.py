@@ -17,7 +17,7 @@ from pysciml.errors import (
 )
 from pysciml.problem import Problem
 from pysciml.solve import solve
-from pysciml.symbolic import MLP, D, Eq, Event, Network, System, brownian, load, parameters, t, variables
+from pysciml.symbolic import MLP, D, Eq, Event, Jump, Network, System, brownian, load, parameters, t, variables
 
 if TYPE_CHECKING:
     from pysciml import neural, plot, testing
@@ -90,6 +90,7 @@ __all__ = [
     "ErrorEstimate",
     "Event",
     "JacobianNorm",
+    "Jump",
     "KineticEnergy",
     "LocalErrorEstimate",
     "LocalStiffnessEstimate",

@@ -315,7 +315,6 @@ MODELS = {
     # -- events
     "an event without an expression": (lambda: Event(None), ["Event", "None"]),
     "an event at a number": (lambda: Event(3, {x: 1}), ["Event", "3"]),
-    "an event at a condition": (lambda: Event(x > 1, {x: 1}), ["Event", "x(t) > 1"]),
     "an event at text": (lambda: Event("x - 1", {x: 1}), ["Event", "'x - 1'"]),
     "an event that does nothing": (lambda: Event(x - 1), ["Event", "nothing"]),
     "an event with a list": (lambda: Event(x - 1, [x]), ["Event", "[x(t)]"]),
@@ -344,6 +343,7 @@ MODELS = {
     "an event that is none": (lambda: system(Eq(D(x), 1), events=[x - 1]), ["event 1", "x(t) - 1"]),
     "text for events": (lambda: system(Eq(D(x), 1), events="ab"), ["event 1", "'a'"]),
     "a number for events": (lambda: system(Eq(D(x), 1), events=3), ["events", "3"]),
+    "a jump that is none": (lambda: system(Eq(D(x), 1), jumps=[1]), ["jump 1", "pysciml.Jump", "int"]),
     "a number for jumps": (lambda: system(Eq(D(x), 1), jumps=3), ["jumps", "3"]),
     # -- words
     "text for a side": (lambda: Eq(D(x), "-x"), ["right side", "'-x'"]),
@@ -363,7 +363,6 @@ MODELS = {
 }
 
 UNSUPPORTED_MODELS = {
-    "jumps": (lambda: system(Eq(D(x), 1), jumps=[1]), ["jump"]),
     "delays with noise": (lambda: system(Eq(D(x), x.subs(t, t - 1) + w)), ["'model'", "delays", "Brownian"]),
     "delays with algebraic equations": (
         lambda: system(Eq(D(x), -y), Eq(y, x.subs(t, t - 1))),

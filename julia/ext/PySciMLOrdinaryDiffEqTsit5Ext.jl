@@ -4,6 +4,9 @@ using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5
 using PrecompileTools: @compile_workload
 using PySciML: PySciML
 
-@compile_workload PySciML.workload("ode", "Tsit5")
+@compile_workload begin
+    PySciML.workload("ode", "Tsit5")
+    PySciML.workload("integrated", "Tsit5") # jumps
+end
 
 end

@@ -7,7 +7,7 @@ expressions, is compiled, and is solved by DifferentialEquations.jl. Nothing cal
 The way through the files: `graph.jl` (arrays, checked), `operations.jl` (the closed table of
 operations), `symbolic.jl` (graph to Symbolics), `compile.jl` (Symbolics to functions), `jacobian.jl`,
 `noise.jl` and `delays.jl` (what stochastic and delayed models have), `model.jl` (all of these together),
-`algorithms.jl` (names to algorithms), `events.jl`, `problems.jl` (models to SciML problems), `solve.jl`
+`algorithms.jl` (names to algorithms), `events.jl`, `jumps.jl`, `problems.jl` (models to SciML problems), `solve.jl`
 (bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
 `memory.jl` (arrays from and to Python), `workload.jl` (what is compiled beforehand).
 """
@@ -21,7 +21,8 @@ using LinearAlgebra: Diagonal, I, lu, norm
 using Logging: NullLogger, with_logger
 using NaNMath: NaNMath
 using PrecompileTools: @compile_workload, workload_enabled
-using SciMLBase: SciMLBase, CallbackSet, ContinuousCallback, ODEFunction, ODEProblem, ReturnCode, init, step!, terminate!
+using Random: Xoshiro, randexp
+using SciMLBase: SciMLBase, CallbackSet, ContinuousCallback, DiscreteCallback, ODEFunction, ODEProblem, ReturnCode, init, step!, terminate!
 using SparseArrays: SparseArrays, SparseMatrixCSC, findnz, nnz, nonzeros, sparse
 using SparseMatrixColorings: GreedyColoringAlgorithm
 using SpecialFunctions: SpecialFunctions
@@ -38,6 +39,7 @@ include("delays.jl")
 include("model.jl")
 include("algorithms.jl")
 include("events.jl")
+include("jumps.jl")
 include("problems.jl")
 include("solve.jl")
 include("results.jl")

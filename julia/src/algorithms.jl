@@ -29,6 +29,7 @@ const SOLVER_PACKAGES = [
     "StochasticDiffEqROCK" => "db241ea8-0e6b-4abc-8f2d-1adff2294fd9",
     "StochasticDiffEqWeak" => "af2a2fcd-1c36-4cbe-a6d0-5afda784a085",
     "DelayDiffEq" => "bcd4f6db-9728-5f36-b5f7-82caef46ccdb",
+    "JumpProcesses" => "ccbc3e58-028d-4f4c-8cd5-9ae44345cda5",
 ]
 
 package_id(name) = Base.PkgId(Base.UUID(last(SOLVER_PACKAGES[findfirst(==(name) ∘ first, SOLVER_PACKAGES)])), name)
@@ -199,7 +200,7 @@ end
 
 "The package that a kind of problem needs beyond those of this one, loaded."
 function load_kind(kind::AbstractString)
-    needed = kind == "sde" ? "StochasticDiffEq" : kind == "dde" ? "DelayDiffEq" : nothing
+    needed = kind == "sde" ? "StochasticDiffEq" : kind == "dde" ? "DelayDiffEq" : kind == "jump" ? "JumpProcesses" : nothing
     needed === nothing || load_package(needed) !== nothing ||
         throw(ArgumentError("the Julia package $needed is not installed"))
     return nothing
@@ -215,4 +216,4 @@ uses_jacobian(algorithm) =
 name_of(algorithm) = string(nameof(typeof(algorithm)))
 
 "Whether solving a model with the algorithm of that name needs its Jacobian."
-wants_jacobian(model, name) = uses_jacobian(algorithm(String(name), model.kind))
+wants_jacobian(model, name) = choice(String(name), model.kind).implicit

@@ -16,22 +16,21 @@ end
 function solve_many!(u, model::Model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seeds, threads)
     starts, parameters = Matrix{Float64}(u0), Matrix{Float64}(p)
     count = size(starts, 2)
-    wanted, chosen, times, options = read_options(model, t0, t1, name, rtol, atol, saveat, dt, max_steps)
-    share = Share(starts, parameters, Float64(t0), Float64(t1), wanted, chosen, times, options, Vector{UInt64}(seeds))
+    plan = make_plan(model, Float64(t0), Float64(t1), String(name), rtol, atol, saveat, dt, max_steps)
+    share = Share(starts, parameters, Float64(t0), Float64(t1), plan, Vector{UInt64}(seeds))
     n_threads = clamp(threads, 1, min(count, Threads.nthreads()))
     while length(model.copies) < n_threads
         push!(model.copies, copy(model))
     end
     fill!(u, NaN)
     retcodes = fill(:Default, count)
-    algorithms = fill(wanted, n_threads)
+    algorithms = fill(plan.name, n_threads)
     next = Threads.Atomic{Int}(1)
     solve_some(number) = begin
-        while true
-            k = Threads.atomic_add!(next, 1)
-            k > count && break
-            retcodes[k], algorithms[number] = Base.invokelatest(solve_one!, view(u, :, :, k), model.copies[number], share, k)
-        end
+        mine = model.copies[number]
+        f = is_plain(mine, plan) ? ode_function(mine, plan.with_jacobian) : nothing
+        # The algorithm's package may have been loaded by this very call.
+        algorithms[number] = Base.invokelatest(solve_share!, f, u, retcodes, mine, share, next)
     end
     if n_threads == 1
         solve_some(1)
@@ -49,28 +48,57 @@ end
 thread_count() = Threads.nthreads()
 
 "What trajectories have in common, and the numbers of each."
-struct Share{A}
+struct Share{P <: Plan}
     u0::Matrix{Float64}
     p::Matrix{Float64}
     t0::Float64
     t1::Float64
-    wanted::String
-    chosen::A
-    times::Vec
-    options::Dict{Symbol, Any}
+    plan::P
     seeds::Vector{UInt64}
 end
 
-function solve_one!(out, model::Model, share::Share, k::Int)
-    run = prepare(
-        model, share.u0[:, k], share.p[:, k], share.t0, share.t1,
-        share.wanted, share.chosen, share.times, copy(share.options), share.seeds[k],
-    )
+"Whether a solve is that of ordinary differential equations and nothing else."
+is_plain(model::Model, plan::Plan) =
+    model.kind === :ode && isempty(model.events) && isempty(model.jumps) && !(plan.algorithm isa Aggregator)
+
+"Solve trajectories until none is left; returns the name of the algorithm. `f` is the function of a plain model."
+function solve_share!(f::F, u, retcodes::Vector{Symbol}, model::Model, share::Share, next) where {F}
+    name = share.plan.name
+    count = size(share.u0, 2)
+    with_logger(NullLogger()) do
+        while true
+            k = Threads.atomic_add!(next, 1)
+            k > count && break
+            code, used = solve_one!(f, view(u, :, :, k), model, share, k)
+            retcodes[k] = code
+            isempty(used) || (name = used)
+        end
+    end
+    return name
+end
+
+function solve_one!(f::F, out, ::Model, share::Share, k::Int) where {F}
+    plan = share.plan
+    problem = ODEProblem{true, SciMLBase.FullSpecialize}(f, share.u0[:, k], (share.t0, share.t1), share.p[:, k])
+    try
+        integrator = integrator_with(problem, plan.algorithm, plan.options)
+        SciMLBase.solve!(integrator)
+        saved = integrator.sol
+        saved.retcode == ReturnCode.Success || return Symbol(saved.retcode), plan.name
+        copy_saved!(out, plan.times, saved.t, saved.u)
+        return :Success, isempty(plan.name) ? name_of_default(integrator) : plan.name
+    catch error
+        return first(describe(error)), plan.name
+    end
+end
+
+function solve_one!(::Nothing, out, model::Model, share::Share, k::Int)
+    run = prepare(model, share.plan, share.u0[:, k], share.p[:, k], share.t0, share.t1, share.seeds[k])
     while !advance!(run, 1e6)
     end
     if run.retcode in (:Success, :Terminated)
         saved = run.integrator.sol
-        copy_saved!(out, share.times, saved.t, saved.u)
+        copy_saved!(out, share.plan.times, saved.t, saved.u)
     end
     return run.retcode, isempty(run.algorithm) && run.integrator !== nothing ? name_of_default(run.integrator) : run.algorithm
 end

@@ -13,21 +13,25 @@ function graph_at(op::Int, args::Int, constant::Int, index::Int, n::Int, n_state
     return Graph(integers(op, n), operands, floats(constant, n), integers(index, n), n_states, n_params)
 end
 
-"See [`start`](@ref)."
+"""
+See [`start`](@ref); works for at most `seconds` and returns the run, followed by what it came to if it is finished, else by
+nothing.
+"""
 function start_at(
         model::Model, u0::Int, p::Int, t0::Float64, t1::Float64, name::String, rtol::Float64, atol::Float64,
-        saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, seed::Int,
+        saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, seed::Int, seconds::Float64,
     )
     starts, parameters = floats(u0, n_states(model)), floats(p, model.graph.n_params)
     times = maybe_floats(saveat, n_saveat)
-    return start(model, starts, parameters, t0, t1, name, rtol, atol, times, dt, max_steps, seed)
+    run = start(model, starts, parameters, t0, t1, name, rtol, atol, times, dt, max_steps, seed)
+    return run, advance!(run, seconds) ? outcome(run) : nothing
 end
 
 "What a run came to, but for its arrays, which `write_outcome` copies: their lengths come first."
 function outcome(run::Run)
     t, u, algorithm, retcode, message, n_steps, n_rejected, n_rhs, _, times, numbers = result(run)
     run.outcome = (t, u, times, numbers)
-    return length(t), length(times), algorithm, retcode, message, n_steps, n_rejected, n_rhs
+    return length(t), length(times), algorithm, retcode, message, n_steps, n_rejected, n_rhs, run.log.jumps
 end
 
 function write_outcome(run::Run, t::Int, u::Int, times::Int, numbers::Int)

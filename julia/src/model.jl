@@ -1,16 +1,29 @@
 """
     Event
 
-One event of a compiled model. `values!` writes the new values of the states `targets`; `up` and
-`down` say which zero crossings of `condition` count.
+One event of a compiled model. It fires where `condition` crosses zero (`when` is `:crossing`; `up` and `down`
+say which crossings count), after steps where `condition` is not zero (`:step`), or at the `n_times` times that
+`times!` writes (`:times`). `values!` writes the new values of the states `targets`.
 """
 struct Event
+    when::Symbol
     condition::Scalar
+    times!::InPlace
+    n_times::Int
     values!::InPlace
     targets::Vector{Int}
     up::Bool
     down::Bool
     terminal::Bool
+end
+
+"One kind of jump: how often it happens, and the values it gives the states `targets`."
+struct Jump
+    rate::Scalar
+    values!::InPlace
+    targets::Vector{Int}
+    "The states its rate depends on."
+    reads::Vector{Int}
 end
 
 """
@@ -27,6 +40,9 @@ mutable struct Model
     rhs!::Any
     rhs::InPlace
     events::Vector{Event}
+    jumps::Vector{Jump}
+    "Whether jumps alone change the states."
+    pure::Bool
     jacobian::Union{Nothing, Jacobian}
     time_gradient::Union{Nothing, InPlace}
     noise::Any
@@ -53,6 +69,8 @@ function Model(kind, graph::Graph, rhs, differential)
         f!,
         rhs_wrapped,
         Event[],
+        Jump[],
+        false,
         nothing,
         nothing,
         nothing,
@@ -75,6 +93,8 @@ function Base.copy(model::Model)
         model.rhs!,
         model.rhs,
         model.events,
+        model.jumps,
+        model.pure,
         jacobian,
         model.time_gradient === nothing ? nothing : time_gradient(model.rhs!, n_states(model), autonomous(model)),
         model.noise,
@@ -103,18 +123,27 @@ end
 
 has_jacobian(model::Model) = model.jacobian !== nothing
 
-"Add an event; `condition`, `values` and `targets` are zero-based, `direction` is up, down or both."
-function add_event!(model::Model, condition, values, targets, direction, terminal)
-    node = only(node_numbers(model.graph, [condition]))
+"""
+Add an event: `when` it fires (crossing, step or times), by `conditions` (one, or the times); `conditions`, `values` and
+`targets` are zero-based, `direction` is up, down or both.
+"""
+function add_event!(model::Model, when, conditions, values, targets, direction, terminal)
+    nodes = node_numbers(model.graph, conditions)
     outputs = node_numbers(model.graph, values)
     where_to = Vector{Int}(targets) .+ 1
     length(outputs) == length(where_to) || throw(ArgumentError("an event needs one value for each target"))
     all(in(1:n_states(model)), where_to) || throw(ArgumentError("an event sets a state that does not exist"))
     direction in ("up", "down", "both") || throw(ArgumentError("there is no direction $direction"))
+    when in ("crossing", "step", "times") || throw(ArgumentError("events do not fire by $when"))
+    at_times = when == "times"
+    length(nodes) == 1 || at_times && !isempty(nodes) || throw(ArgumentError("an event needs one condition"))
     push!(
         model.events,
         Event(
-            Scalar(generate_scalar(model.graph, node)),
+            Symbol(when),
+            at_times ? Scalar((u, p, t) -> 0.0) : Scalar(generate_scalar(model.graph, only(nodes))),
+            at_times ? wrapped(generate(model.graph, nodes)) : InPlace((out, u, p, t) -> nothing),
+            at_times ? length(nodes) : 0,
             isempty(outputs) ? InPlace((out, u, p, t) -> nothing) : wrapped(generate(model.graph, outputs)),
             where_to,
             direction != "down",

@@ -46,7 +46,9 @@ issuccess_lu(factors) = factors.info == 0
 
 "The function object of a model; made once for each choice of derivative."
 function ode_function(model::Model, with_jacobian::Bool)
-    return get!(model.functions, (:ode, with_jacobian)) do
+    made = get(model.functions, with_jacobian, nothing)
+    made === nothing || return made
+    return model.functions[with_jacobian] = begin
         derivative = with_jacobian ?
             (;
                 jac = model.jacobian.evaluate!,

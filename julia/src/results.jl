@@ -10,16 +10,16 @@ function result(run::Run)
         return (Vec(), zeros(0, 0), run.algorithm, "InitialFailure", run.message, 0, 0, 0, run.seconds, Vec(), Int[])
     end
     t, u = Base.invokelatest(arrays, run.integrator, run.saveat, run.retcode)
-    stats = run.integrator.stats
+    accepted, rejected, evaluations = Base.invokelatest(counts, run.integrator, run.log)
     return (
         t,
         u,
         isempty(run.algorithm) ? Base.invokelatest(name_of_default, run.integrator) : run.algorithm,
         run.finished ? String(run.retcode) : "Interrupted",
         run.finished ? run.message : "interrupted",
-        Int(stats.naccept),
-        Int(stats.nreject),
-        Int(stats.nf),
+        accepted,
+        rejected,
+        evaluations,
         run.seconds,
         run.log.times,
         run.log.numbers .- 1,
@@ -35,13 +35,15 @@ function name_of_default(integrator)
     return join([name_of(algorithm.algs[k]) for k in used], "+")
 end
 
+n_saved(integrator) = integrator.saveiter
+
 function arrays(integrator, saveat::Union{Nothing, Vec}, retcode::Symbol)
     saved = integrator.sol
     times::Vec = saved.t
     states::Vector{Vec} = saved.u
     count = min(length(times), length(states))
     # While a solve is under way the solution may have room for more than has been saved.
-    retcode === :Default && (count = min(count, integrator.saveiter))
+    retcode === :Default && (count = min(count, n_saved(integrator)))
     finite = findfirst(k -> !all(isfinite, states[k]), 1:count)
     finite === nothing || (count = finite - 1)
     extra = retcode === :Terminated && (count == 0 || times[count] != integrator.t)

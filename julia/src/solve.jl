@@ -19,64 +19,119 @@ end
 Run(integrator, algorithm, saveat, log, finished, retcode, message, seconds) =
     Run(integrator, algorithm, saveat, log, finished, retcode, message, seconds, (Vec(), zeros(0, 0), Vec(), Int[]))
 
+"An algorithm by its name, and what decides how it is used; looking it up takes longer than a short solve."
+struct Choice{A}
+    name::String
+    algorithm::A
+    adaptive::Bool
+    implicit::Bool
+end
+
+const CHOICES = Dict{Tuple{String, Symbol}, Choice}()
+const CHOOSING = ReentrantLock()
+
+function choice(name::String, kind::Symbol)
+    return lock(CHOOSING) do
+        get!(CHOICES, (name, kind)) do
+            chosen = algorithm(name, kind)
+            # The algorithm's package may have been loaded by this very call.
+            adaptive = chosen === nothing || Base.invokelatest(SciMLBase.isadaptive, chosen)
+            Choice(name, chosen, adaptive, uses_jacobian(chosen))
+        end
+    end
+end
+
+"How to solve a model: what all solves with the same algorithm and options have in common."
+struct Plan{A, O <: NamedTuple}
+    name::String
+    algorithm::A
+    times::Union{Nothing, Vec}
+    with_jacobian::Bool
+    max_steps::Int
+    options::O
+end
+
 """
     start(model, u0, p, t0, t1, algorithm, rtol, atol, saveat, dt, max_steps, seed) -> Run
 
-Prepare a solve. `algorithm` is a name or empty, `saveat` empty for the solver's own steps, `dt` 0
+Prepare a solve. `algorithm` is a name or empty, `saveat` `nothing` for the solver's own steps, `dt` 0
 where it is not given.
 """
 function start(model::Model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seed)
-    wanted, chosen, times, options = read_options(model, t0, t1, name, rtol, atol, saveat, dt, max_steps)
-    # The algorithm's package may have been loaded by this very call.
-    span = (Float64(t0), Float64(t1))
-    return Base.invokelatest(prepare, model, Vec(u0), Vec(p), span..., wanted, chosen, times, options, UInt64(seed))
+    plan = make_plan(model, Float64(t0), Float64(t1), String(name), rtol, atol, saveat, dt, max_steps)
+    return Base.invokelatest(prepare, model, plan, Vec(u0), Vec(p), Float64(t0), Float64(t1), UInt64(seed))
 end
 
-"The algorithm's name, the algorithm, the output times, and the options every solver knows."
-function read_options(model::Model, t0, t1, name, rtol, atol, saveat, dt, max_steps)
-    wanted = isempty(name) && model.kind === :sde ? default_stochastic(model.noise) : String(name)
-    chosen = algorithm(wanted, model.kind)
-    options = Dict{Symbol, Any}(
-        :reltol => Float64(rtol),
-        :abstol => Float64(atol),
-        :maxiters => Int(max_steps),
-        :dense => false,
-    )
+function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, atol, saveat, dt, max_steps)
+    times = saveat === nothing ? nothing : Vec(saveat)
+    if model.pure && (isempty(name) || Symbol(name) in AGGREGATORS)
+        wanted = isempty(name) ? "Direct" : name
+        return Plan(wanted, Aggregator(Symbol(wanted)), times, false, Int(max_steps), (;))
+    end
+    wanted = isempty(name) && model.kind === :sde ? default_stochastic(model.noise) :
+        isempty(name) && !isempty(model.jumps) ? "Tsit5" : name
+    chosen = choice(wanted, model.kind)
+    chosen.adaptive || dt > 0 || throw(ArgumentError("$wanted has fixed steps: dt must be given"))
+    model.kind === :sde && Base.invokelatest(check_noise, model.noise, chosen.algorithm, wanted)
+    tolerances = (; reltol = Float64(rtol), abstol = Float64(atol), maxiters = Int(max_steps), dense = false)
+    saving = times === nothing ? (; save_everystep = true, save_end = true) :
+        (; saveat = times, save_everystep = false, save_start = first(times) == t0, save_end = last(times) == t1)
     # The delayed values are interpolated, whatever is output.
-    model.kind === :dde && (options[:calck] = true)
-    dt > 0 && (options[:dt] = copysign(Float64(dt), t1 - t0))
-    chosen !== nothing && dt == 0 && !Base.invokelatest(SciMLBase.isadaptive, chosen) &&
-        throw(ArgumentError("$wanted has fixed steps: dt must be given"))
-    model.kind === :sde && Base.invokelatest(check_noise, model.noise, chosen, wanted)
-    return wanted, chosen, saveat === nothing ? nothing : Vec(saveat), options
+    history = model.kind === :dde ? (; calck = true) : (;)
+    steps = dt > 0 ? (; dt = copysign(Float64(dt), t1 - t0)) : (;)
+    initial = all(model.differential) ? (;) : (; initializealg = SciMLBase.NoInit())
+    options = merge(tolerances, saving, history, steps, initial)
+    return Plan(wanted, chosen.algorithm, times, has_jacobian(model) && chosen.implicit, Int(max_steps), options)
 end
 
-function prepare(model::Model, u::Vec, p::Vec, t0::Float64, t1::Float64, wanted, chosen, times, options, seed)
+function prepare(model::Model, plan::Plan, u::Vec, p::Vec, t0::Float64, t1::Float64, seed::UInt64)
     begun = time_ns()
     log = EventLog()
-    if !consistent!(model, u, p, t0)
-        message = "no consistent initial values were found: the algebraic equations have no solution near the given ones"
-        return Run(nothing, wanted, times, log, true, :InitialFailure, message, 1e-9 * (time_ns() - begun))
+    refuse(code, message) =
+        Run(nothing, plan.name, plan.times, log, true, code, message, 1e-9 * (time_ns() - begun))
+    if !isempty(model.events)
+        ending = start_events!(model, u, p, t0, t1, log)
+        ending == 0 || return refuse(:Failure, "event $ending ends the solve where it starts")
     end
-    with_jacobian = has_jacobian(model) && uses_jacobian(chosen)
-    problem = make_problem(model, u, p, t0, t1, with_jacobian, seed)
-    if times === nothing
-        options[:save_everystep] = true
-        options[:save_end] = true
+    consistent!(model, u, p, t0) || return refuse(
+        :InitialFailure,
+        "no consistent initial values were found: the algebraic equations have no solution near the given ones",
+    )
+    integrator = if plan.algorithm isa Aggregator
+        made, stops = callbacks(model, u, p, t0, t1, log, plan.times === nothing)
+        try
+            pure_integrator(model, plan.algorithm, u, p, t0, t1, plan.times, plan.max_steps, seed, log, made, stops)
+        catch error
+            return refuse(describe(error)...)
+        end
+    elseif model.kind in (:ode, :dae)
+        ode_integrator(ode_function(model, plan.with_jacobian), model, plan, u, p, t0, t1, seed, log)
     else
-        options[:saveat] = times
-        options[:save_everystep] = false
-        options[:save_start] = first(times) == t0
-        options[:save_end] = last(times) == t1
+        problem = make_problem(model, u, p, t0, t1, plan.with_jacobian, seed)
+        with_logger(() -> integrator_of(problem, model, plan, u, p, t0, t1, seed, log), NullLogger())
     end
-    made = callbacks(model, log, times === nothing)
-    made === nothing || (options[:callback] = made)
-    all(model.differential) || (options[:initializealg] = SciMLBase.NoInit())
-    integrator = with_logger(NullLogger()) do
-        chosen === nothing ? init(problem; options...) : init(problem, chosen; options...)
-    end
-    return Run(integrator, wanted, times, log, false, :Default, "", 1e-9 * (time_ns() - begun))
+    return Run(integrator, plan.name, plan.times, log, false, :Default, "", 1e-9 * (time_ns() - begun))
 end
+
+# Its types are all known: the only call that is not resolved beforehand is the one to it.
+function ode_integrator(f::F, model::Model, plan::Plan, u::Vec, p::Vec, t0::Float64, t1::Float64, seed, log) where {F}
+    problem = ODEProblem{true, SciMLBase.FullSpecialize}(f, u, (t0, t1), p)
+    return with_logger(() -> integrator_of(problem, model, plan, u, p, t0, t1, seed, log), NullLogger())
+end
+
+function integrator_of(problem, model::Model, plan::Plan, u::Vec, p::Vec, t0::Float64, t1::Float64, seed, log)
+    if isempty(model.events) && isempty(model.jumps)
+        return integrator_with(problem, plan.algorithm, plan.options)
+    end
+    saves = plan.times === nothing
+    made, stops = callbacks(model, u, p, t0, t1, log, saves)
+    isempty(model.jumps) || (made = [made; jump_callback!(problem.u0, model, seed, log, saves)])
+    more = isempty(stops) ? (;) : (; tstops = stops)
+    return integrator_with(problem, plan.algorithm, merge(plan.options, (; callback = CallbackSet(made...)), more))
+end
+
+integrator_with(problem, ::Nothing, options::NamedTuple) = init(problem; options...)
+integrator_with(problem, algorithm, options::NamedTuple) = init(problem, algorithm; options...)
 
 """
     advance!(run, seconds) -> Bool
@@ -117,11 +172,13 @@ function finish!(run::Run)
         run.retcode = :Success
     else
         # An integrator that ended by itself has not tidied up its solution yet.
-        code == ReturnCode.Terminated && SciMLBase.postamble!(run.integrator)
+        code == ReturnCode.Terminated && tidy!(run.integrator)
         run.retcode = Symbol(code)
     end
     return nothing
 end
+
+tidy!(integrator) = SciMLBase.postamble!(integrator)
 
 "An error of a solver as a return code and a sentence; anything else is a mistake here and is thrown."
 function describe(error)
@@ -133,5 +190,9 @@ function describe(error)
     return :Failure, sprint(showerror, error)
 end
 
+"Accepted steps, rejected ones, and evaluations of the right-hand side."
+counts(integrator, log::EventLog) =
+    (Int(integrator.stats.naccept), Int(integrator.stats.nreject), Int(integrator.stats.nf))
+
 "How far a run has got: the time and the number of accepted steps."
-progress(run::Run) = (Float64(run.integrator.t), Int(run.integrator.stats.naccept))
+progress(run::Run) = (Float64(run.integrator.t), first(Base.invokelatest(counts, run.integrator, run.log)))

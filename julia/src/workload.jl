@@ -20,7 +20,10 @@ function example_model(kind::AbstractString)
     end
     constant = [0, 0, 0, 1.0, 0, 0, 0, 0, 0, -2.0, 0, 0, 0, 0, 0, 0, 0, 0]
     graph = Graph(op, args, constant, index, 2, 1)
-    model = Model(kind, graph, kind == "dde" ? [1, 17] : [1, 8], [true, kind != "dae"])
+    jumping = kind in ("jump", "integrated")
+    model = Model(jumping ? "ode" : kind, graph, kind == "dde" ? [1, 17] : [1, 8], [true, kind != "dae"])
+    jumping && add_jump!(model, 0, [3], [0]) # the first state becomes one, as often as its value says
+    kind == "jump" && set_pure!(model)
     kind == "sde" && set_noise!(model, [0, 1], [0, 1], [0, 1], 2, "diagonal")
     kind in ("ode", "dae") && set_jacobian!(model, graph, [3, 13, 14], [0, 1, 1], [1, 0, 1])
     return model
@@ -44,10 +47,10 @@ function workload(kind::AbstractString, algorithms::AbstractString...)
     dt = kind == "sde" ? 0.05 : 0.0
     GC.@preserve u0 p times for name in algorithms
         model = example_model(kind)
-        wants_jacobian(model, name)
+        isempty(model.jumps) && wants_jacobian(model, name)
         for n in (0, 2)
             at, start_here = n == 0 ? 0 : Int(pointer(times)), (Int(pointer(u0)), Int(pointer(p)))
-            run = start_at(model, start_here..., 0.0, 0.1, String(name), 1e-4, 1e-6, at, n, dt, 1000, 1)
+            run, _ = start_at(model, start_here..., 0.0, 0.1, String(name), 1e-4, 1e-6, at, n, dt, 1000, 1, 0.0)
             while !advance!(run, 1.0)
             end
             progress(run)

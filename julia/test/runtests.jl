@@ -244,20 +244,70 @@ end
     # A ball under gravity 1 from height 1/2 hits the floor after 1 second with speed 1.
     graph = build([(:state, 1), (:state, 2), (:const, -1.0), (:const, -0.5), (:mul, 4, 2)], 2, 0)
     model = Model("ode", graph, [1, 2], [true, true])
-    PySciML.add_event!(model, 0, [4], [1], "down", false)
+    PySciML.add_event!(model, "crossing", [0], [4], [1], "down", false)
     t, u, algorithm, retcode, _, _, _, _, _, times, numbers = solve(model, [0.5, 0.0], Float64[], (0.0, 2.5), "Tsit5")
     @test retcode == "Success" && times ≈ [1.0, 2.0] && numbers == [0, 0]
     k = findfirst(==(times[1]), t)
     @test u[k, 2] ≈ -1 && u[k + 1, 2] ≈ 0.5
     stopping = Model("ode", graph, [1, 2], [true, true])
-    PySciML.add_event!(stopping, 0, Int[], Int[], "down", true)
+    PySciML.add_event!(stopping, "crossing", [0], Int[], Int[], "down", true)
     for saveat in (nothing, [0.0, 0.5, 2.0])
         t, u, algorithm, retcode, _ = solve(stopping, [0.5, 0.0], Float64[], (0.0, 2.5), "Tsit5"; saveat)
         @test retcode == "Terminated" && t[end] ≈ 1 && abs(u[end, 1]) < 1e-9
     end
     upward = Model("ode", graph, [1, 2], [true, true])
-    PySciML.add_event!(upward, 0, Int[], Int[], "up", true)
+    PySciML.add_event!(upward, "crossing", [0], Int[], Int[], "up", true)
     @test solve(upward, [0.5, 0.0], Float64[], (0.0, 2.5), "Tsit5")[4] == "Success"
+    @test_throws "no direction" PySciML.add_event!(upward, "crossing", [0], Int[], Int[], "left", true)
+    @test_throws "do not fire by" PySciML.add_event!(upward, "chance", [0], Int[], Int[], "both", true)
+    @test_throws "one condition" PySciML.add_event!(upward, "crossing", [0, 1], Int[], Int[], "both", true)
+end
+
+@testset "events at given times, and conditions looked at after each step" begin
+    # u' = 0, doubled at 1 and at the parameter's value.
+    graph = build([(:state, 1), (:const, 0.0), (:const, 1.0), (:param, 1), (:const, 2.0), (:mul, 1, 5), (:const, 7.0), (:gt, 1, 7)], 1, 1)
+    model = Model("ode", graph, [1], [true])
+    PySciML.add_event!(model, "times", [2, 3], [5], [0], "both", false)
+    times = [0.0, 0.5, 1.0, 1.5, 2.0]
+    for name in ("Tsit5", "Rodas5P", ""), (second, doubled) in ((1.5, [1, 1, 2, 4, 4]), (0.0, [2, 2, 4, 4, 4]), (9.0, [1, 1, 2, 2, 2]))
+        name == "Rodas5P" && PySciML.set_jacobian!(model, build([(:const, 0.0)], 1, 1), Int[], Int[], Int[])
+        t, u, _, retcode, _ = solve(model, [1.0], [second], (0.0, 2.0), name; saveat = times)
+        @test retcode == "Success" && t == times && u[:, 1] == doubled
+    end
+    PySciML.add_event!(model, "step", [7], Int[], Int[], "both", true)
+    t, u, _, retcode, _ = solve(model, [2.0], [1.5], (0.0, 2.0), "Tsit5")
+    @test retcode == "Terminated" && t[end] == 1.5 && u[end, 1] == 8
+end
+
+@testset "jumps" begin
+    # n grows by one with rate p and shrinks by one with rate n: in the end it has Poisson's distribution with mean p.
+    nodes = [(:state, 1), (:const, 0.0), (:param, 1), (:const, 1.0), (:add, 1, 4), (:sub, 1, 4)]
+    births(n_states, more, rhs) = begin
+        model = Model("ode", build([nodes; more], n_states, 1), rhs, trues(n_states))
+        PySciML.add_jump!(model, 2, [4], [0])
+        PySciML.add_jump!(model, 0, [5], [0])
+        model
+    end
+    pure = births(1, [], [1])
+    PySciML.set_pure!(pure)
+    # The last state is the integral of both rates.
+    integrated = births(2, [(:add, 1, 3)], [1, 6])
+    PySciML.load_kind("jump")
+    @test PySciML.dependencies(pure.jumps) == [[1, 2], [1, 2]]
+    for (model, names) in ((pure, ("", "FRM", "SortingDirect", "NRM")), (integrated, ("Tsit5",))), name in names
+        u0 = zeros(PySciML.n_states(model))
+        ends = [solve(model, u0, [3.0], (0.0, 8.0), name; rtol = 1e-4, atol = 1e-4, saveat = [8.0], seed)[2][1, 1] for seed in 1:400]
+        @test all(isinteger, ends)
+        @test abs(sum(ends) / 400 - 3) < 4 * sqrt(3 / 400)
+        @test abs(sum(abs2, ends .- 3) / 400 - 3) < 4 * sqrt((3 + 2 * 3^2) / 400)
+        @test solve(model, u0, [3.0], (0.0, 8.0), name; seed = 5)[2] == solve(model, u0, [3.0], (0.0, 8.0), name; seed = 5)[2]
+        t, u, _ = solve(model, u0, [3.0], (0.0, 8.0), name; saveat = [0.0, 1.0, 8.0])
+        @test t == [0, 1, 8] && u[1, 1] == 0
+        name == "Tsit5" && continue
+        _, _, _, retcode, message, _ = solve(model, u0, [-1.0], (0.0, 8.0), name)
+        @test retcode == "Failure" && occursin("rate of jump 1 is -1.0", message)
+    end
+    @test solve(pure, [0.0], [3.0], (0.0, 1e6), ""; max_steps = 100)[4] == "MaxIters"
 end
 
 "Orders of convergence of errors whose step is halved from one to the next."
@@ -265,9 +315,10 @@ orders(errors) = log2.(errors[1:(end - 1)] ./ errors[2:end])
 
 "The integrator at the end of a solve with fixed steps."
 function fixed_steps(model, u0, p, tspan, name, dt; seed = 1)
-    wanted, chosen, times, options = PySciML.read_options(model, tspan..., name, 1e-3, 1e-3, [tspan[2]], dt, 10^6)
-    merge!(options, Dict(:adaptive => false))
-    run = Base.invokelatest(PySciML.prepare, model, copy(u0), p, tspan..., wanted, chosen, times, options, UInt64(seed))
+    plan = PySciML.make_plan(model, tspan..., name, 1e-3, 1e-3, [tspan[2]], dt, 10^6)
+    options = merge(plan.options, (; adaptive = false))
+    fixed = PySciML.Plan(plan.name, plan.algorithm, plan.times, plan.with_jacobian, plan.max_steps, options)
+    run = Base.invokelatest(PySciML.prepare, model, fixed, copy(u0), p, tspan..., UInt64(seed))
     while !PySciML.advance!(run, 1.0)
     end
     @assert run.retcode == :Success run.message
@@ -302,8 +353,8 @@ end
         errors = [strong(model, name, geometric, 2.0^-k) for k in (4, 6, 8)]
         @test all(abs.(orders(errors) ./ 2 .- order) .< 0.3)
     end
-    @test_throws "Stratonovich" PySciML.read_options(model, 0.0, 1.0, "EulerHeun", 1e-3, 1e-3, [1.0], 0.1, 10)
-    @test_throws "additive" PySciML.read_options(model, 0.0, 1.0, "SOSRA", 1e-3, 1e-3, [1.0], 0.1, 10)
+    @test_throws "Stratonovich" PySciML.make_plan(model, 0.0, 1.0, "EulerHeun", 1e-3, 1e-3, [1.0], 0.1, 10)
+    @test_throws "additive" PySciML.make_plan(model, 0.0, 1.0, "SOSRA", 1e-3, 1e-3, [1.0], 0.1, 10)
 end
 
 @testset "delay equations have their orders" begin
@@ -347,4 +398,10 @@ end
     @test names[codes[1] + 1] != "Success" && isnan(u[1, 1, 1])
     @test names[codes[2] + 1] == "Success"
     @test u[1, 1, 2] ≈ 0.1 / 0.8 rtol = 1e-5
+end
+
+if Base.find_package("Aqua") !== nothing
+    # What the package loads by name where a solver asks for it is not among its dependencies.
+    using Aqua: Aqua
+    @testset "Aqua" Aqua.test_all(PySciML)
 end

@@ -252,7 +252,7 @@ def _job(problem: Problem, sweep: Sweep, engine: Engine, alg: str | None, option
 
 def _with_seed(problem: Problem, options: BatchOptions) -> BatchOptions:
     """One seed for all processes, drawn here where none is given."""
-    if problem.system.kind != "sde" or options.solve.seed is not None:
+    if problem.system.kind not in ("sde", "jump") or options.solve.seed is not None:
         return options
     seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
     return replace(options, solve=replace(options.solve, seed=seed))

@@ -169,7 +169,7 @@ def _read_values(name: str, is_state: bool, values: Any) -> xr.DataArray:
 
 
 def _read_trajectories(problem: Problem, trajectories: Any, sizes: Mapping[str, int]) -> int:
-    if problem.system.kind != "sde":
+    if problem.system.kind not in ("sde", "jump"):
         raise ProblemError(
             f"trajectories= samples paths of stochastic equations, and {problem.system.name!r} is an "
             f"{problem.system.kind}: all would be the same; vary something with over=",

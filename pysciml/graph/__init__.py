@@ -2,7 +2,7 @@
 
 from pysciml.graph.builder import GraphBuilder
 from pysciml.graph.graph import Graph
-from pysciml.graph.model import EventSpec, Model
+from pysciml.graph.model import EventSpec, JumpSpec, Model
 from pysciml.graph.networks import Network
 
-__all__ = ["EventSpec", "Graph", "GraphBuilder", "Model", "Network"]
+__all__ = ["EventSpec", "Graph", "GraphBuilder", "JumpSpec", "Model", "Network"]

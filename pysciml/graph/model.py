@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from pysciml.graph.graph import Graph
 
-Kind = Literal["ode", "dae", "sde", "dde"]
+Kind = Literal["ode", "dae", "sde", "dde", "jump"]
 NoiseType = Literal["additive", "diagonal", "scalar", "general"]
 Direction = Literal["up", "down", "both"]
+When = Literal["crossing", "step", "times"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class EventSpec:
     Attributes
     ----------
     condition : str
-        Graph output of one value; the event fires where it crosses zero.
+        Graph output: one value, and the event fires where it crosses zero; one condition, and it
+        fires after each step that ends where it holds; or the times, in terms of parameters.
     values : str
         Graph output of the new values, evaluated just before the event.
     targets : tuple of int
@@ -33,6 +35,8 @@ class EventSpec:
         Which crossings count.
     terminal : bool
         Whether the solve ends there.
+    when : {"crossing", "step", "times"}
+        What ``condition`` is.
     """
 
     condition: str
@@ -40,6 +44,26 @@ class EventSpec:
     targets: tuple[int, ...]
     direction: Direction
     terminal: bool
+    when: When = "crossing"
+
+
+@dataclass(frozen=True)
+class JumpSpec:
+    """Something that happens at random times.
+
+    Attributes
+    ----------
+    rate : str
+        Graph output of one value: how often it happens, per unit of time.
+    values : str
+        Graph output of the new values, evaluated just before.
+    targets : tuple of int
+        The states that are set, in the order of ``values``.
+    """
+
+    rate: str
+    values: str
+    targets: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -88,6 +112,7 @@ class Model:
     noise_type: NoiseType | None = None
     #: Of a partial differential equation; then `states` names fields and `graph` is a `FieldGraph`.
     fields: tuple[FieldLayout, ...] = ()
+    jumps: tuple[JumpSpec, ...] = ()
 
     @property
     def n_params(self) -> int:
@@ -108,6 +133,10 @@ class Model:
         digest.update(repr((self.kind, len(self.noise), self.noise_type)).encode())
         for event in self.events:
             digest.update(repr((event.targets, event.direction, event.terminal)).encode())
+            if event.when != "crossing":
+                digest.update(event.when.encode())
+        for jump in self.jumps:
+            digest.update(repr((jump.rate, jump.targets)).encode())
         digest.update(self.diffusion_rows.astype("<i4").tobytes())
         digest.update(self.diffusion_cols.astype("<i4").tobytes())
         return digest.hexdigest()

@@ -17,9 +17,9 @@ import sympy as sp
 
 from pysciml.errors import ModelError, ProblemError, UnsupportedError
 from pysciml.files import writing
-from pysciml.graph import EventSpec, Graph, Model, Network
+from pysciml.graph import EventSpec, Graph, JumpSpec, Model, Network, ops
 from pysciml.graph.networks import Call
-from pysciml.symbolic.events import Event
+from pysciml.symbolic.events import Event, Jump
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, StateInfo
 from pysciml.symbolic.networks import MLP
@@ -51,8 +51,10 @@ def save(system: System, path: str | Path, weights: Mapping[Any, Any] | None = N
         "attrs": system.attrs,
         "differential": model.differential.tolist(),
         "events": [
-            {"targets": list(e.targets), "direction": e.direction, "terminal": e.terminal} for e in model.events
+            {"targets": list(e.targets), "direction": e.direction, "terminal": e.terminal, "when": e.when}
+            for e in model.events
         ],
+        "jumps": [{"targets": list(jump.targets)} for jump in model.jumps],
         "noise": list(model.noise),
         "noise_type": model.noise_type,
         "diffusion_rows": model.diffusion_rows.tolist(),
@@ -307,13 +309,19 @@ def _model(
     except (TypeError, OverflowError) as error:
         raise ModelError(f"graph: {error}") from error
     events = tuple(_event(entry, i, n) for i, entry in enumerate(document.objects("events")))
+    jumps = tuple(
+        _jump(entry, i, n) for i, entry in enumerate(document.objects("jumps") if document.has("jumps") else ())
+    )
     rows = _integers(document, "diffusion_rows", n)
     cols = _integers(document, "diffusion_cols", len(noise))
     expected = {"rhs": n, "observed": len(observed)}
     if noise:
         expected["diffusion"] = len(rows)
     for event in events:
-        expected |= {event.condition: 1, event.values: len(event.targets)}
+        n_times = len(outputs.get(event.condition, ())) if event.when == "times" else 1
+        expected |= {event.condition: max(1, n_times), event.values: len(event.targets)}
+    for jump in jumps:
+        expected |= {jump.rate: 1, jump.values: len(jump.targets)}
     found = {name: len(nodes) for name, nodes in graph.outputs.items()}
     if found != expected or len(rows) != len(cols):
         raise ModelError(f"graph.outputs are {found}, and should be {expected}")
@@ -322,11 +330,15 @@ def _model(
         raise ModelError("differential is not one true or false per state")
     if sorted(differential, reverse=True) != differential:
         raise ModelError("differential has an algebraic state before a differential one")
+    for happening, number in [(e, e.condition) for e in events] + [(j, j.rate) for j in jumps]:
+        targets = happening.targets
+        if len(set(targets)) < len(targets) or not all(differential[i] for i in targets):
+            raise ModelError(f"{number} sets a state twice, or an algebraic one")
     for event in events:
-        if len(set(event.targets)) < len(event.targets) or not all(differential[i] for i in event.targets):
-            raise ModelError(f"events: {event.condition} sets a state twice, or an algebraic one")
+        if event.when == "times" and graph.used_ops([event.condition]) & {ops.STATE, ops.TIME, ops.HISTORY}:
+            raise ModelError(f"the times of {event.condition} change in time")
     kind = document.get("kind", str)
-    if kind not in ("ode", "dae", "sde", "dde"):
+    if kind not in ("ode", "dae", "sde", "dde", "jump") or (kind == "jump") != bool(jumps):
         raise ModelError(f"kind is {kind!r}")
     noise_type = document.get("noise_type", (str, type(None)))
     if noise_type not in (None, "additive", "diagonal", "scalar", "general"):
@@ -344,7 +356,12 @@ def _model(
         diffusion_rows=rows,
         diffusion_cols=cols,
         noise_type=cast("Any", noise_type),
+        jumps=jumps,
     )
+
+
+def _jump(entry: _Checked, number: int, n_states: int) -> JumpSpec:
+    return JumpSpec(f"jump{number}", f"jump{number}_values", tuple(_integers(entry, "targets", n_states).tolist()))
 
 
 def _event(entry: _Checked, number: int, n_states: int) -> EventSpec:
@@ -353,7 +370,11 @@ def _event(entry: _Checked, number: int, n_states: int) -> EventSpec:
         raise ModelError(f"events[{number}].direction is {direction!r}")
     targets = tuple(_integers(entry, "targets", n_states).tolist())
     terminal = entry.get("terminal", bool)
-    return EventSpec(f"event{number}", f"event{number}_values", targets, cast("Any", direction), terminal)
+    when = entry.get("when", str) if entry.has("when") else "crossing"
+    if when not in ("crossing", "step", "times"):
+        raise ModelError(f"events[{number}].when is {when!r}")
+    name = f"event{number}"
+    return EventSpec(name, f"{name}_values", targets, cast("Any", direction), terminal, cast("Any", when))
 
 
 def _rebuild(
@@ -386,13 +407,20 @@ def _rebuild(
             equations.append(equation(sp.Derivative(info.function, (time, info.order + 1)), right))
     system.equations = tuple(equations)
     system.observed = dict(zip(observed, read("observed"), strict=True))
+
+    def affect(spec: EventSpec | JumpSpec) -> dict[sp.Expr, sp.Expr]:
+        return dict(zip((system.states[i] for i in spec.targets), read(spec.values), strict=True))
+
     system.events = tuple(
-        Event(
-            read(e.condition)[0],
-            dict(zip((system.states[i] for i in e.targets), read(e.values), strict=True)),
+        Event(at=read(e.condition), affect=affect(e), terminal=e.terminal)
+        if e.when == "times"
+        else Event(
+            sp.Ne(read(e.condition)[0], 0) if e.when == "step" else read(e.condition)[0],
+            affect(e),
             direction=e.direction,
             terminal=e.terminal,
         )
         for e in model.events
     )
+    system.jumps = tuple(Jump(read(jump.rate)[0], affect(jump)) for jump in model.jumps)
     return system

@@ -273,10 +273,14 @@ class _Writer:
         packages = ["OrdinaryDiffEq"]
         if not model.differential.all():
             packages.append("LinearAlgebra")
-        if model.kind == "sde":
+        if model.noise:
             packages = ["StochasticDiffEq"]
+        if model.jumps:
+            packages.append("JumpProcesses")
         if model.kind == "dde":
             packages.append("DelayDiffEq")
+        if any(event.when == "times" for event in model.events):
+            packages.append("DiffEqCallbacks")
         if used & _SPECIAL:
             packages.append("SpecialFunctions")
         if ops.SELECT in used:
@@ -288,6 +292,7 @@ class _Writer:
         rhs = self._lines("rhs", [f"du[{i + 1}]" for i in range(n)])
         lines += _function(f"rhs!({arguments})", rhs)
         lines += self._problem()
+        lines += self._jumps()
         if model.observed:
             targets = [f"out[{i + 1}]" for i in range(len(model.observed))]
             lines += [f"# out[{i + 1}] is {_one_line(name)}" for i, name in enumerate(model.observed)]
@@ -298,7 +303,7 @@ class _Writer:
 
     def _problem(self) -> list[str]:
         model = self._model
-        if model.kind == "sde":
+        if model.noise:
             return self._stochastic()
         if model.kind == "dde":
             return [
@@ -331,23 +336,59 @@ class _Writer:
         lines: list[str] = []
         names: list[str] = []
         for k, event in enumerate(self._model.events, start=1):
+            if event.when == "times":
+                times = [f"time{i + 1}" for i in range(len(self._model.graph.outputs[event.condition]))]
+                lines += [f"function times{k}(p)", *(f"    {line}" for line in self._lines(event.condition, times))]
+                lines += [f"    return [{', '.join(times)}]", "end", ""]
+                lines += self._affect(k, event.targets, event.values, event.terminal)
+                names.append(f"PresetTimeCallback(times{k}(p), affect{k}!)")
+                continue
             lines += [f"function condition{k}(u, t, integrator)", "    p = integrator.p"]
             lines += [f"    {line}" for line in self._lines(event.condition, ["height"])]
             lines += ["    return height", "end", ""]
-            affect = ["u, p, t = integrator.u, integrator.p, integrator.t"]
-            if event.targets:
-                new = [f"new{i + 1}" for i in range(len(event.targets))]
-                affect += self._lines(event.values, new)
-                affect += [f"u[{state + 1}] = {value}" for state, value in zip(event.targets, new, strict=True)]
-            if event.terminal:
-                affect.append("terminate!(integrator)")
-            lines += _function(f"affect{k}!(integrator)", affect)
+            lines += self._affect(k, event.targets, event.values, event.terminal)
+            if event.when == "step":
+                names.append(f"DiscreteCallback(condition{k}, affect{k}!)")
+                continue
             up = f"affect{k}!" if event.direction != "down" else "nothing"
             down = f"affect{k}!" if event.direction != "up" else "nothing"
             lines += [f"event{k} = ContinuousCallback(condition{k}, {up}, {down})", ""]
             names.append(f"event{k}")
-        if names:
+        if any(event.when == "times" for event in self._model.events):
+            lines += [
+                "# solve(problem(u0, tspan, p); callback = callback(p))",
+                f"callback(p) = CallbackSet({', '.join(names)})",
+            ]
+            lines.append("")
+        elif names:
             lines += ["# solve(problem(u0, tspan, p); callback)", f"callback = CallbackSet({', '.join(names)})", ""]
+        return lines
+
+    def _affect(self, name: object, targets: Sequence[int], output: str, terminal: bool = False) -> list[str]:
+        affect = ["u, p, t = integrator.u, integrator.p, integrator.t"]
+        if targets:
+            new = [f"new{i + 1}" for i in range(len(targets))]
+            affect += self._lines(output, new)
+            affect += [f"u[{state + 1}] = {value}" for state, value in zip(targets, new, strict=True)]
+        if terminal:
+            affect.append("terminate!(integrator)")
+        return _function(f"affect{name}!(integrator)", affect)
+
+    def _jumps(self) -> list[str]:
+        """Jumps whose rates may change at any time; `ConstantRateJump` is faster for those that do not."""
+        lines: list[str] = []
+        names: list[str] = []
+        for k, jump in enumerate(self._model.jumps, start=1):
+            rate = [*self._lines(jump.rate, ["often"]), "return often"]
+            lines += [f"function rate{k}(u, p, t)", *(f"    {line}" for line in rate), "end", ""]
+            lines += self._affect(f"_jump{k}", jump.targets, jump.values)
+            names.append(f"VariableRateJump(rate{k}, affect_jump{k}!)")
+        if names:
+            lines += ["# solve(jump_problem(u0, tspan, p), Tsit5())"]
+            lines += [
+                f"jump_problem(u0, tspan, p) = JumpProblem(problem(u0, tspan, p), Direct(), {', '.join(names)})",
+                "",
+            ]
         return lines
 
 

@@ -8,6 +8,7 @@ What cannot be solved for a derivative becomes an algebraic equation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,12 @@ import numpy as np
 import sympy as sp
 
 from pysciml.errors import ModelError, UnsupportedError
-from pysciml.graph import EventSpec, Graph, GraphBuilder, Model, ops
+from pysciml.graph import Graph, GraphBuilder, Model, ops
 from pysciml.graph.derivative import steps_with, tangents
 from pysciml.graph.model import Kind, NoiseType
-from pysciml.symbolic import printing
 from pysciml.symbolic.counting import check_counts
-from pysciml.symbolic.events import Event
+from pysciml.symbolic.events import Event, Jump
+from pysciml.symbolic.happenings import Happenings
 from pysciml.symbolic.reading import (
     Reader,
     Unknown,
@@ -31,8 +32,8 @@ from pysciml.symbolic.reading import (
     find_time,
     name_of,
     read_equations,
-    read_event_parameters,
     read_observed,
+    read_parameters,
 )
 from pysciml.symbolic.solving import Solution, solve_for_derivatives
 from pysciml.symbolic.variables import t as default_time
@@ -71,6 +72,7 @@ def lower(
     parameters: Sequence[sp.Symbol] | None,
     observed: Mapping[Any, sp.Expr],
     events: Sequence[Event],
+    jumps: Sequence[Jump],
     name: str,
 ) -> Lowered:
     """Turn checked input into a `Model`; every `ModelError` names equation and symbol."""
@@ -82,7 +84,8 @@ def lower(
         read_observed(reader, symbol, observed[symbol])
     sides = read_equations(reader, equations)
     check_observed(reader, sides)
-    read_event_parameters(reader, events)
+    read_parameters(reader, "event", [event.expressions for event in events])
+    read_parameters(reader, "jump", [(jump.rate, *jump.affect.values()) for jump in jumps])
     reader.closed = True
     reader.declared = True
     for unknown in reader.unknowns.values():  # every lower derivative exists, named or not
@@ -90,7 +93,7 @@ def lower(
             reader._function(unknown.function, order)
     check_counts(reader, equations, sides)
     solution = solve_for_derivatives(reader, equations, sides)
-    return _assemble(reader, solution, equations, observed, events, name)
+    return _assemble(reader, solution, equations, observed, events, jumps, name)
 
 
 def _assemble(
@@ -99,6 +102,7 @@ def _assemble(
     equations: tuple[sp.Eq, ...],
     observed: Mapping[Any, sp.Expr],
     events: Sequence[Event],
+    jumps: Sequence[Jump],
     name: str,
 ) -> Lowered:
     """Number the states, replace the placeholders, and collect the outputs."""
@@ -154,10 +158,12 @@ def _assemble(
     if noise:
         outputs["diffusion"] = [node for _, _, node in diffusion]
     outputs["observed"] = [transfer(reader.observed[symbol]) for symbol in observed]
-    specs = _read_events(reader, transfer, states, events, len(differential), outputs)
+    happenings = Happenings(reader, transfer, states, len(differential), outputs)
+    specs = tuple(happenings.event(number, event) for number, event in enumerate(events))
+    jump_specs = tuple(happenings.jump(number, jump) for number, jump in enumerate(jumps))
     _no_noise_outside(reader, numbered, outputs)
     graph = numbered.build(outputs)
-    kind = _kind(graph, bool(noise), bool(algebraic or residual_nodes), name)
+    kind = _kind(graph, bool(noise), bool(algebraic or residual_nodes), bool(jumps), name)
     rows = np.array([r for r, _, _ in diffusion], dtype=np.int32)
     cols = np.array([c for _, c, _ in diffusion], dtype=np.int32)
     model = Model(
@@ -173,6 +179,7 @@ def _assemble(
         diffusion_rows=rows,
         diffusion_cols=cols,
         noise_type=_noise_type(graph, rows, cols, len(noise)) if noise else None,
+        jumps=jump_specs,
     )
     return Lowered(model, reader.time, states, parameters, tuple(observed))
 
@@ -282,8 +289,8 @@ def _no_noise_outside(reader: Reader, b: GraphBuilder, outputs: Mapping[str, Seq
         for node in nodes:
             found = next((leaves[n] for n in b.cone([node]) if n in leaves), None) if leaves else None
             if found is not None:
-                event = output.removeprefix("event").partition("_")[0]
-                where = f"event {int(event) + 1}" if event.isdigit() else "an observed quantity"
+                happening = re.match(r"(event|jump)(\d+)", output)
+                where = f"{happening[1]} {int(happening[2]) + 1}" if happening else "an observed quantity"
                 raise ModelError(
                     f"the Brownian motion {found} appears in {where}: it may only stand in equations with a derivative",
                     symbol=str(found),
@@ -298,54 +305,18 @@ def _noise_type(graph: Graph, rows: Any, cols: Any, n_noise: int) -> NoiseType:
     return "scalar" if n_noise == 1 else "general"
 
 
-def _kind(graph: Graph, noisy: bool, algebraic: bool, name: str) -> Kind:
+def _kind(graph: Graph, noisy: bool, algebraic: bool, jumping: bool, name: str) -> Kind:
     delayed = ops.HISTORY in graph.used_ops()
+    if jumping and (delayed or algebraic):
+        other = "delays" if delayed else "algebraic equations"
+        raise UnsupportedError(f"the system {name!r} has jumps and {other}: this combination is not supported")
     if delayed and (noisy or algebraic):
         other = "Brownian motions" if noisy else "algebraic equations"
         raise UnsupportedError(f"the system {name!r} has delays and {other}: this combination is not supported")
+    if jumping:
+        return "jump"
     if noisy:
         return "sde"
     if algebraic:
         return "dae"
     return "dde" if delayed else "ode"
-
-
-def _read_events(
-    reader: Reader,
-    transfer: _Transfer,
-    states: tuple[StateInfo, ...],
-    events: Sequence[Event],
-    n_differential: int,
-    outputs: dict[str, Sequence[int]],
-) -> tuple[EventSpec, ...]:
-    specs: list[EventSpec] = []
-    keys = {(s.function, s.order): i for i, s in enumerate(states)}
-    for number, event in enumerate(events):
-        where = f"event {number + 1} ({printing.text(event.condition, reader.time)})"
-        targets: list[int] = []
-        values: list[int] = []
-        try:
-            outputs[f"event{number}"] = [transfer(reader.convert(event.condition))]
-            for symbol, expression in event.affect.items():
-                key = (symbol.expr, len(symbol.variables)) if isinstance(symbol, sp.Derivative) else (symbol, 0)
-                target = keys.get(key)
-                if target is None:
-                    known = ", ".join(s.name for s in states)
-                    raise ModelError(
-                        f"it sets {printing.text(symbol, reader.time)}, which is not a state ({known})",
-                        symbol=printing.text(symbol, reader.time),
-                    )
-                if target >= n_differential:
-                    raise ModelError(
-                        f"it sets {states[target].name}, which follows from an algebraic equation",
-                        symbol=states[target].name,
-                    )
-                targets.append(target)
-                values.append(transfer(reader.convert(expression)))
-        except ModelError as error:
-            raise ModelError(f"{where}: {error}", symbol=error.symbol) from error
-        outputs[f"event{number}_values"] = values
-        specs.append(
-            EventSpec(f"event{number}", f"event{number}_values", tuple(targets), event.direction, event.terminal)
-        )
-    return tuple(specs)

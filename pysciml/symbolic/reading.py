@@ -13,7 +13,6 @@ from sympy.logic.boolalg import BooleanAtom
 from pysciml.errors import ModelError
 from pysciml.graph import GraphBuilder, Network
 from pysciml.symbolic import printing
-from pysciml.symbolic.events import Event
 from pysciml.symbolic.to_graph import Converter
 from pysciml.symbolic.variables import BrownianMotion, attributes
 from pysciml.symbolic.variables import equation as make_equation
@@ -22,13 +21,13 @@ from pysciml.symbolic.variables import equation as make_equation
 RESERVED = {"t": "the time coordinate", "trajectory": "the ensemble dimension"}
 
 
-def normalize(equations: Any) -> tuple[sp.Eq, ...]:
+def normalize(equations: Any, *, may_be_empty: bool = False) -> tuple[sp.Eq, ...]:
     """Check that the argument is a list of equations; ``expr`` stands for ``expr = 0``."""
     if isinstance(equations, sp.Basic):
         equations = [equations]
     if isinstance(equations, (str, bytes)) or not isinstance(equations, Sequence):
         raise ModelError(f"equations must be a list of equations, not {type(equations).__name__}")
-    if not equations:
+    if not equations and not may_be_empty:
         raise ModelError("a System needs at least one equation")
     result: list[sp.Eq] = []
     for i, equation in enumerate(equations):
@@ -323,17 +322,17 @@ def read_observed(reader: Reader, symbol: Any, expression: sp.Expr) -> None:
     reader.observed[symbol] = node
 
 
-def read_event_parameters(reader: Reader, events: Sequence[Event]) -> None:
-    """Parameters that only events know, such as a dose, are parameters too where none are declared."""
-    for number, event in enumerate(() if reader.declared else events):
-        for expression in (event.condition, *event.affect.values()):
+def read_parameters(reader: Reader, what: str, groups: Sequence[Sequence[Any]]) -> None:
+    """Parameters that only events or jumps know, such as a dose, are parameters too where none are declared."""
+    for number, expressions in enumerate(() if reader.declared else groups):
+        for expression in expressions:
             for symbol in symbols_in(expression):
                 known = symbol == reader.time or symbol in reader.observed or isinstance(symbol, BrownianMotion)
                 if isinstance(symbol, sp.Symbol) and not known:
                     try:
                         reader.convert(symbol)
                     except ModelError as error:
-                        raise ModelError(f"event {number + 1}: {error}", symbol=error.symbol) from error
+                        raise ModelError(f"{what} {number + 1}: {error}", symbol=error.symbol) from error
 
 
 def check_observed(reader: Reader, sides: list[tuple[int, int]]) -> None:

@@ -12,16 +12,16 @@ import numpy.typing as npt
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
-from pysciml.errors import ModelError, UnsupportedError
+from pysciml.errors import ModelError
 from pysciml.graph import Graph, Model, Network
 from pysciml.graph.model import Kind, NoiseType
 from pysciml.symbolic import printing
-from pysciml.symbolic.events import Event
+from pysciml.symbolic.events import Event, Jump
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, lower
 from pysciml.symbolic.networks import NetworkFunction
 from pysciml.symbolic.reading import normalize
-from pysciml.symbolic.variables import BrownianMotion, attributes, scalar
+from pysciml.symbolic.variables import BrownianMotion, attributes, equation, scalar
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -32,7 +32,7 @@ class System:
 
     What kind of system it is follows from the equations: `kind` is ``"ode"``, ``"dae"`` (an
     equation without a derivative, or not solvable for one), ``"sde"`` (a Brownian motion as a
-    factor) or ``"dde"`` (an unknown at an earlier time).
+    factor), ``"dde"`` (an unknown at an earlier time) or ``"jump"`` (with jumps, and maybe with noise).
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ class System:
     observed : mapping or list of sympy.Eq, optional
         Quantities computed from the solution: symbol or name -> expression.
     events : list of Event
-    jumps : list
-        Jump processes; no engine of this version solves them.
+    jumps : list of Jump
+        What happens at random times. A state that only jumps change needs no equation.
     name : str
 
     Attributes
@@ -80,20 +80,19 @@ class System:
         parameters: Iterable[sp.Symbol] | None = None,
         observed: Mapping[Any, Any] | Sequence[sp.Eq] | None = None,
         events: Iterable[Event] | Event = (),
-        jumps: Iterable[Any] = (),
+        jumps: Iterable[Jump] | Jump = (),
         name: str = "model",
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ModelError(f"name must be a non-empty text, not {name!r}")
-        if not isinstance(jumps, Iterable):
-            raise ModelError(f"jumps must be a list, not {jumps!r}")
-        if list(jumps):
-            raise UnsupportedError("jump processes (jumps=) are not supported by any engine of this version")
         self.name = name
-        self.equations: tuple[sp.Eq, ...] = normalize(equations)
+        self.events: tuple[Event, ...] = _read_happenings(events, "event", Event)
+        self.jumps: tuple[Jump, ...] = _read_happenings(jumps, "jump", Jump)
+        given = normalize(equations, may_be_empty=bool(self.jumps))
+        self.equations: tuple[sp.Eq, ...] = given + _constant_between(self.jumps, given)
         self.observed: dict[Any, sp.Expr] = _read_observed(observed)
-        self.events = _read_events(events)
-        lowered = lower(self.equations, _read_parameters(parameters), self.observed, self.events, name)
+        symbols = _read_parameters(parameters)
+        lowered = lower(self.equations, symbols, self.observed, self.events, self.jumps, name)
         self._set(lowered)
 
     def _set(self, lowered: Lowered) -> None:
@@ -108,7 +107,7 @@ class System:
 
     @property
     def kind(self) -> Kind:
-        """``"ode"``, ``"dae"``, ``"sde"`` or ``"dde"``."""
+        """``"ode"``, ``"dae"``, ``"sde"``, ``"dde"`` or ``"jump"``."""
         return self.model.kind
 
     @property
@@ -263,6 +262,8 @@ class System:
             parts.append(f"observed {_shorten(model.observed)}")
         if model.events:
             parts.append(f"{len(model.events)} event{'s' if len(model.events) > 1 else ''}")
+        if model.jumps:
+            parts.append(f"{len(model.jumps)} jump{'s' if len(model.jumps) > 1 else ''}")
         lines = [f"System {self.name} ({self.kind}): " + "; ".join(parts)]
         shown = self.equations[:20]
         lines += [f"  {printing.text(eq, self.time)}" for eq in shown]
@@ -338,13 +339,27 @@ def _read_observed(observed: Any) -> dict[Any, sp.Expr]:
     return result
 
 
-def _read_events(events: Any) -> tuple[Event, ...]:
-    if isinstance(events, Event):
-        events = (events,)
-    if not isinstance(events, Iterable):
-        raise ModelError(f"events must be a list of pysciml.Event, not {events!r}")
-    result = tuple(events)
-    for i, event in enumerate(result):
-        if not isinstance(event, Event):
-            raise ModelError(f"event {i + 1} is not a pysciml.Event but {type(event).__name__}: {event!r}")
+def _read_happenings(given: Any, what: str, kind: type) -> tuple[Any, ...]:
+    """Events or jumps as a tuple."""
+    if isinstance(given, kind):
+        given = (given,)
+    if not isinstance(given, Iterable):
+        raise ModelError(f"{what}s must be a list of pysciml.{kind.__name__}, not {given!r}")
+    result = tuple(given)
+    for i, one in enumerate(result):
+        if not isinstance(one, kind):
+            raise ModelError(f"{what} {i + 1} is not a pysciml.{kind.__name__} but {type(one).__name__}: {one!r}")
     return result
+
+
+def _constant_between(jumps: tuple[Jump, ...], equations: tuple[sp.Eq, ...]) -> tuple[sp.Eq, ...]:
+    """``D(x) = 0`` for every x that jumps set and whose derivative is in no equation."""
+    if not jumps:
+        return ()
+    derived = {derivative.expr for eq in equations for derivative in eq.atoms(sp.Derivative)}
+    set_by_jumps = dict.fromkeys(symbol for jump in jumps for symbol in jump.affect)
+    return tuple(
+        equation(sp.Derivative(symbol, symbol.args[0]), sp.Integer(0))
+        for symbol in set_by_jumps
+        if isinstance(symbol, AppliedUndef) and symbol not in derived and symbol.args[0].is_Symbol
+    )

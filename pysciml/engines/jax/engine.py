@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, SolveOptions, registry
 from pysciml.engines.jax.algorithms import ALGORITHMS, ALIASES, Algorithm
 from pysciml.engines.jax.fields.methods import FIELD_METHODS, check_fields
+from pysciml.engines.timed import has_times, refuse_steps, solve_between
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model, ops
 
@@ -68,7 +69,7 @@ class JaxEngine(Engine):
         if model.kind not in self.kinds:
             others = [e.name for e in registry().values() if model.kind in e.kinds]
             who = f"engine={' or engine='.join(map(repr, others))} does" if others else "no registered engine does"
-            what = {"dae": "differential-algebraic", "dde": "delay differential"}[model.kind]
+            what = {"dae": "differential-algebraic", "dde": "delay differential", "jump": "stochastic jump"}[model.kind]
             raise UnsupportedError(
                 f"the jax engine does not solve {what} equations ({model.kind}); {who}",
                 engine=self.name,
@@ -78,6 +79,7 @@ class JaxEngine(Engine):
         if model.fields:
             check_fields(model, algorithm)
             return
+        refuse_steps(model, self.name)
         lacking = sorted(ops.OPS[code].name for code in model.graph.used_ops() & _NO_OPS)
         if lacking:
             raise UnsupportedError(
@@ -163,6 +165,8 @@ class JaxEngine(Engine):
             return solve_fields(model, u0, p, tspan, ALIASES.get(algorithm or "", algorithm), options)
         from pysciml.engines.jax.single import solve
 
+        if has_times(model):
+            return solve_between(self.solve, model, u0, p, tspan, algorithm, options)
         return solve(model, u0, p, tspan, choose(model, algorithm), with_step(model, algorithm, tspan, options))
 
     def solve_many(self, model: Model, algorithm: str | None, batch: Batch, options: BatchOptions) -> BatchReport:

@@ -21,6 +21,7 @@ from pysciml.engines.jax.rossler import TABLEAUS, RosslerStepper
 from pysciml.engines.jax.state import Arguments, EventFunctions, Plan
 from pysciml.engines.jax.steppers import EulerStepper, ExplicitStepper, RolledStepper, SSPStepper, Stepper
 from pysciml.engines.jax.stochastic import IncrementStepper, LevyStepper, Noise
+from pysciml.engines.timed import has_times
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph import Model
 
@@ -129,6 +130,12 @@ def make_plan(model: Model, how: Setting) -> Plan:
         small = int(np.count_nonzero(model.graph.reachable(model.graph.outputs["rhs"]))) <= _WRITE_OUT_LIMIT
         jacobian = directed(dense_jacobian(model), how.forward, derivative=True) if implicit else None
         stepper = partial(deterministic, rhs, jacobian, algorithm, small)
+    if has_times(model):
+        raise UnsupportedError(
+            f"events at given times ({model.name!r} has one) are for single solves with the jax engine: not for "
+            "ensembles and derivatives; engine='native' and engine='julia' have them in ensembles",
+            engine="jax",
+        )
     events = tuple(
         EventFunctions(
             condition=_first(directed(lower(model.graph, event.condition), how.forward)),

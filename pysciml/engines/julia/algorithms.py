@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-#: SciML name -> ("ode" or "sde", one line).
+#: SciML name -> ("ode", "sde" or "jump", one line).
 ALGORITHMS: Final[dict[str, tuple[str, str]]] = {
     name: (family, about)
     for family, name, about in [
@@ -47,5 +47,12 @@ ALGORITHMS: Final[dict[str, tuple[str, str]]] = {
         ("sde", "SRA1", "strong order 3/2, additive noise (Rossler 2010)"),
         ("sde", "ImplicitEM", "drift-implicit Euler-Maruyama, for stiff problems"),
         ("sde", "SKenCarp", "drift-implicit, strong order 3/2, additive noise, for stiff problems"),
+        ("jump", "Direct", "exact: the time to the next jump, then which one (Gillespie 1977)"),
+        ("jump", "FRM", "exact: the first of the times to each jump (Gillespie 1976)"),
+        ("jump", "SortingDirect", "exact, for many jumps, few of them frequent (McCollum et al. 2006)"),
+        ("jump", "NRM", "exact, for many jumps: a queue of their times (Gibson & Bruck 2000)"),
     ]
 }
+
+#: Ways to sample jumps between which nothing changes.
+AGGREGATORS: Final = frozenset(name for name, (family, _) in ALGORITHMS.items() if family == "jump")

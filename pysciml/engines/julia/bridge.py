@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pysciml.engines.julia import environment
@@ -28,7 +29,21 @@ _SETTINGS: Final = {
     "PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION": "no",
 }
 
+
+@dataclass(frozen=True)
+class Calls:
+    """The functions every solve calls, looked up once; the interpreter lock is released in the first two."""
+
+    start: Any
+    advance: Any
+    outcome: Any
+    write_outcome: Any
+    progress: Any
+
+
 _lock = threading.RLock()
+_calls: Calls | None = None
+_named_by: tuple[str | None, ...] = ()
 _started: tuple[int, Any] | None = None
 _interrupts_are_ours = False
 
@@ -36,6 +51,11 @@ _interrupts_are_ours = False
 def running() -> bool:
     """Whether this process has started Julia for pysciml."""
     return _started is not None and _started[0] == os.getpid()
+
+
+def found() -> bool:
+    """Whether it was started from the environment that would be found now; no file is looked at."""
+    return running() and _named_by == environment.named_by()
 
 
 def julia() -> Any:
@@ -46,9 +66,10 @@ def julia() -> Any:
     EngineUnavailableError
         If it cannot be started here; the message says what mends it.
     """
-    global _started
+    global _started, _named_by
     with _lock:
         if _started is None:
+            _named_by = environment.named_by()
             _started = os.getpid(), _start()
         pid, module = _started
         if pid != os.getpid():
@@ -60,6 +81,21 @@ def julia() -> Any:
             )
         _give_back_interrupts()
         return module
+
+
+def calls() -> Calls:
+    """What a solve calls; starts Julia if need be, and raises as `julia` does."""
+    global _calls
+    module = julia()
+    if _calls is None:
+        _calls = Calls(
+            module.start_at._jl_call_nogil,
+            module.advance_b._jl_call_nogil,
+            module.outcome,
+            module.write_outcome,
+            module.progress,
+        )
+    return _calls
 
 
 def _start() -> Any:

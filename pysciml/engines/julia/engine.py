@@ -13,7 +13,8 @@ import numpy as np
 from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge, environment
-from pysciml.engines.julia.algorithms import ALGORITHMS
+from pysciml.engines.julia.algorithms import AGGREGATORS, ALGORITHMS
+from pysciml.engines.julia.jumps import check_rates, is_pure
 from pysciml.engines.julia.transfer import address, compiled, floats, scalar_graph
 from pysciml.engines.native.initial import structurally_singular
 from pysciml.errors import ProblemError, UnsupportedError
@@ -21,6 +22,10 @@ from pysciml.graph import Model, ops
 
 #: A solve comes back from Julia this often, in seconds, for Ctrl-C and progress.
 _SLICE: Final = 0.1
+
+#: Models and algorithms that were checked: every solve asks.
+_FITTING: Final[set[tuple[str, str | None]]] = set()
+_REMEMBERED: Final = 10_000
 
 #: Codes of the operations in the table of ``julia/src/operations.jl``.
 OPERATIONS: Final = frozenset(
@@ -45,10 +50,12 @@ class JuliaEngine(Engine):
     """
 
     name: ClassVar[str] = "julia"
-    kinds: ClassVar[tuple[str, ...]] = ("ode", "dae", "sde", "dde")
+    kinds: ClassVar[tuple[str, ...]] = ("ode", "dae", "sde", "dde", "jump")
 
     def unavailable(self) -> str | None:
         """See `Engine.unavailable`."""
+        if bridge.found():  # every solve asks, and looking at files takes longer than a short one
+            return None
         found = environment.find()
         return found if isinstance(found, str) else None
 
@@ -69,6 +76,8 @@ class JuliaEngine(Engine):
 
     def check(self, model: Model, algorithm: str | None) -> None:
         """See `Engine.check`."""
+        if (model.hash, algorithm) in _FITTING:
+            return
         if model.kind not in self.kinds:
             raise self._unsupported(
                 f"the julia engine solves {', '.join(self.kinds)}, and {model.name!r} is {model.kind}", algorithm
@@ -90,22 +99,35 @@ class JuliaEngine(Engine):
                 "than 1, and the julia engine solves index 1 in this version; differentiate the constraint",
                 algorithm,
             )
-        if algorithm is None:
-            return
+        if algorithm is not None:
+            self._check_algorithm(model, algorithm)
+        if bridge.running():  # before that only Julia's own list of algorithms is not known
+            if len(_FITTING) > _REMEMBERED:
+                _FITTING.clear()
+            _FITTING.add((model.hash, algorithm))
+
+    def _check_algorithm(self, model: Model, algorithm: str) -> None:
         name, _, given = algorithm.partition("(")
+        wanted = {"sde" if model.noise else "ode"}
+        if model.jumps and is_pure(model):
+            wanted.add("jump")
         if name in ALGORITHMS:
-            family = ALGORITHMS[name][0]
-            wanted = "sde" if model.kind == "sde" else "ode"
-            if family != wanted:
-                fitting = ", ".join(name for name, (kind, _) in ALGORITHMS.items() if kind == wanted)
-                raise self._unsupported(f"{name} is not for {model.kind} problems, but {fitting} are", algorithm)
-            if not given:
+            if ALGORITHMS[name][0] not in wanted:
+                fitting = ", ".join(name for name, (kind, _) in ALGORITHMS.items() if kind in wanted)
+                what = f"{model.kind} problems"
+                if name in AGGREGATORS and model.jumps:
+                    what = "jumps with anything that changes between them"
+                raise self._unsupported(f"{name} is not for {what}, but {fitting} are", algorithm)
+            if not given or name in AGGREGATORS:
+                if given:
+                    raise self._unsupported(f"{name} takes no options", algorithm)
                 return
         if re.fullmatch(r"[A-Za-z]\w*(\([^()]*\))?", algorithm, re.ASCII) is None:
             self.check_algorithm(algorithm)
         if self.unavailable() is None:  # rarer ones, and options, are known to Julia only
             module = bridge.julia()
-            self._translated(lambda: module.algorithm(algorithm, module.Symbol(model.kind)), algorithm)
+            kind = "sde" if model.noise else "ode" if model.kind == "jump" else model.kind
+            self._translated(lambda: module.algorithm(algorithm, module.Symbol(kind)), algorithm)
 
     def solve(
         self,
@@ -118,15 +140,20 @@ class JuliaEngine(Engine):
     ) -> RawSolution:
         """See `Engine.solve`."""
         name = algorithm or ""
-        module = bridge.julia()
+        calls = bridge.calls()
         ready, compile_seconds = self._translated(lambda: compiled(model, name), algorithm)
-        seed = secrets.randbits(63) if options.seed is None else options.seed
+        seed = options.seed or 0
+        if options.seed is None and (model.noise or model.jumps):
+            seed = secrets.randbits(63)
         begin = time.perf_counter()
         start, parameters = floats(u0), floats(p)
+        if model.jumps:
+            check_rates(model, u0, p, tspan)
+            start = np.append(start, 0.0)
         times = None if options.saveat is None else floats(options.saveat)
         with ready.lock:
-            run = self._translated(
-                lambda: module.start_at._jl_call_nogil(
+            run, outcome = self._translated(
+                lambda: calls.start(
                     ready.handle,
                     address(start),
                     address(parameters),
@@ -140,19 +167,22 @@ class JuliaEngine(Engine):
                     float(options.dt or 0.0),
                     int(options.max_steps),
                     int(seed),
+                    0.0 if options.progress else _SLICE,
                 ),
                 algorithm,
             )
-            interrupted = self._advance(module, run, model, tspan, options)
-            count, fired, label, retcode, message, accepted, rejected, evaluations = module.outcome(run)
-            t, u = np.empty(count), np.empty((len(u0), count))
+            interrupted = outcome is None and self._advance(calls, run, model, tspan, options)
+            if outcome is None:
+                outcome = calls.outcome(run)
+            count, fired, label, retcode, message, accepted, rejected, evaluations, jumps = outcome
+            t, u = np.empty(count), np.empty((start.size, count))
             when, which = np.empty(fired), np.empty(fired, dtype=np.int64)
-            module.write_outcome(run, address(t), address(u), address(when), address(which))
+            calls.write_outcome(run, address(t), address(u), address(when), address(which))
         if interrupted:
             retcode, message = "Interrupted", "interrupted"
         raw = RawSolution(
             t=t,
-            u=u,
+            u=u[: len(u0)],
             algorithm=label,
             retcode=retcode,
             message=message or _MESSAGES.get(retcode, "").format(max_steps=options.max_steps),
@@ -164,7 +194,9 @@ class JuliaEngine(Engine):
         )
         if model.events:
             raw.event_times = list(zip(when.tolist(), which.tolist(), strict=True))
-        if model.kind == "sde":
+        if model.jumps:
+            raw.extra["n_jumps"] = jumps
+        if model.noise or model.jumps:
             raw.extra["seed"] = seed
         return raw
 
@@ -174,13 +206,14 @@ class JuliaEngine(Engine):
 
         return solve_many(model, algorithm, batch, options, lambda call: self._translated(call, algorithm))
 
-    def _advance(self, module: Any, run: Any, model: Model, tspan: tuple[float, float], options: SolveOptions) -> bool:
+    def _advance(
+        self, calls: bridge.Calls, run: Any, model: Model, tspan: tuple[float, float], options: SolveOptions
+    ) -> bool:
         """Let Julia work until it is done; whether it was interrupted."""
-        advance = module.advance_b
         try:
-            while not advance._jl_call_nogil(run, _SLICE):
+            while not calls.advance(run, _SLICE):
                 if options.progress:
-                    t, steps = module.progress(run)
+                    t, steps = calls.progress(run)
                     share = (t - tspan[0]) / (tspan[1] - tspan[0])
                     sys.stderr.write(f"\r{model.name}: {100 * share:.1f} %, {steps} steps")
                     sys.stderr.flush()

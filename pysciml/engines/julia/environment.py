@@ -62,6 +62,17 @@ def home() -> Path:
     return Path(os.environ.get("PYSCIML_JULIA_HOME") or f"{sys.prefix}/share/pysciml/julia")
 
 
+_NAMES: Final = (
+    "PYSCIML_JULIA_HOME",
+    *(f"PYTHON_{owner}_{what}" for owner in ("JULIACALL", "JULIAPKG") for what in ("EXE", "PROJECT")),
+)
+
+
+def named_by() -> tuple[str | None, ...]:
+    """The variables that decide what is found."""
+    return tuple(map(os.environ.get, _NAMES))
+
+
 def find() -> Environment | str:
     """The environment to start, or one sentence that says what is missing and what mends it."""
     if not _has_juliacall():

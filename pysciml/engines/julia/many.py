@@ -46,10 +46,12 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
     while low < batch.size:
         high = min(low + size, batch.size)
         u0, p = batch.inputs(low, high)
+        if model.jumps:
+            u0 = np.hstack([u0, np.zeros((high - low, 1))])
         seeds = path_seeds(seed, batch.paths(low, high))
         begin = time.perf_counter()
 
-        u = np.empty((high - low, len(times), len(model.states)))
+        u = np.empty((high - low, len(times), u0.shape[1]))
         codes = np.empty(high - low, dtype=np.int64)
 
         arrays = u, codes, floats(u0), floats(p), seeds
@@ -78,10 +80,10 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
 
         with ready.lock:
             names, label = call(portion)
-        batch.store(low, high, u, np.array(names.split(" "), dtype=np.str_)[codes])
+        batch.store(low, high, u[..., : len(model.states)], np.array(names.split(" "), dtype=np.str_)[codes])
         each = (time.perf_counter() - begin) / (high - low)
         low, size = high, max(1, min(int(_PORTION / each), 4 * size, allowed))
     extra: dict[str, str | int | float] = {"threads": min(options.workers, int(module.thread_count()))}
-    if model.kind == "sde":
+    if model.noise or model.jumps:
         extra["seed"] = seed
     return BatchReport(str(label), compile_seconds, extra)

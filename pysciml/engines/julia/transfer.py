@@ -11,7 +11,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pysciml.engines.julia.algorithms import AGGREGATORS
 from pysciml.engines.julia.bridge import julia
+from pysciml.engines.julia.jumps import is_pure, with_intensity
 from pysciml.graph import Graph, Model
 from pysciml.graph.networks import expand
 
@@ -64,6 +66,12 @@ def scalar_graph(model: Model) -> Graph:
     return expand(model.graph) if model.graph.networks else model.graph
 
 
+def sent_graph(model: Model) -> Graph:
+    """The graph Julia gets: with jumps, one state more than the model has."""
+    graph = scalar_graph(model)
+    return with_intensity(graph, model) if model.jumps else graph
+
+
 def address(array: npt.NDArray[Any]) -> int:
     """Where the array's memory is; the array must outlive the call it is for."""
     return int(array.__array_interface__["data"][0])
@@ -91,9 +99,12 @@ def send(graph: Graph) -> Any:
 
 def _compile(model: Model) -> Any:
     module = julia()
-    graph = scalar_graph(model)
-    module.load_kind(model.kind)
-    handle = module.Model(model.kind, send(graph), integers(graph.outputs["rhs"]), integers(model.differential))
+    graph = sent_graph(model)
+    kind = model.kind if model.kind != "jump" else "sde" if model.noise else "ode"
+    module.load_kind(kind)
+    differential = np.ones(graph.n_states, dtype=np.int64)
+    differential[: len(model.states)] = model.differential
+    handle = module.Model(kind, send(graph), integers(graph.outputs["rhs"]), integers(differential))
     if model.noise_type is not None:
         module.set_noise_b(
             handle,
@@ -107,19 +118,27 @@ def _compile(model: Model) -> Any:
         values = graph.outputs[event.values] if event.targets else ()
         module.add_event_b(
             handle,
-            int(graph.outputs[event.condition][0]),
+            event.when,
+            integers(graph.outputs[event.condition]),
             integers(values),
             integers(event.targets),
             event.direction,
             event.terminal,
         )
+    if model.jumps:
+        if is_pure(model):
+            module.load_kind("jump")
+            module.set_pure_b(handle)
+        for jump in model.jumps:
+            nodes = integers(graph.outputs[jump.values])
+            module.add_jump_b(handle, int(graph.outputs[jump.rate][0]), nodes, integers(jump.targets))
     return handle
 
 
 def _wants_jacobian(model: Model, found: Compiled, algorithm: str) -> bool:
     if not model.differential.all():
         return True
-    if model.kind == "dde":
+    if model.kind == "dde" or algorithm in AGGREGATORS or (model.jumps and not algorithm):
         return False
     wants = found.implicit.get(algorithm)
     if wants is None:
@@ -128,7 +147,7 @@ def _wants_jacobian(model: Model, found: Compiled, algorithm: str) -> bool:
 
 
 def _send_jacobian(model: Model, found: Compiled) -> None:
-    graph, rows, cols = scalar_graph(model).jacobian("rhs")
+    graph, rows, cols = sent_graph(model).jacobian("rhs")
     julia().set_jacobian_b(
         found.handle, send(graph), integers(graph.outputs["jacobian"]), integers(rows), integers(cols)
     )

@@ -17,6 +17,7 @@ from pysciml.engines.native.initial import InconsistentError, consistent, struct
 from pysciml.engines.native.lower import SUPPORTED
 from pysciml.engines.native.sensitivity import forward
 from pysciml.engines.native.stepping import March, Task, march
+from pysciml.engines.timed import has_times, refuse_steps, solve_between
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model, ops
 from pysciml.graph.networks import expand
@@ -61,13 +62,15 @@ class NativeEngine(Engine):
         """Raise `UnsupportedError` for a kind, an operation, an index or an algorithm it lacks."""
         if model.kind not in self.kinds:
             raise UnsupportedError(
-                f"the native engine solves {' and '.join(self.kinds)}, and {model.name!r} is {model.kind}",
+                f"the native engine solves {' and '.join(self.kinds)}, and {model.name!r} is {model.kind}"
+                + (f"; {self._able(model)}" if model.kind == "jump" else ""),
                 engine=self.name,
                 algorithm=algorithm,
             )
         if model.fields:
             fields.check(self, model, algorithm)
             return
+        refuse_steps(model, self.name)
         if algorithm in fields.ALGORITHMS:
             raise UnsupportedError(
                 f"{algorithm} is for partial differential equations in the native engine: take Tsit5",
@@ -121,6 +124,8 @@ class NativeEngine(Engine):
         """Compile and solve; see `pysciml.engines.native.stepping` for how calls are bounded."""
         if model.fields:
             return fields.solve(model, u0, p, tspan, algorithm, options)
+        if has_times(model):
+            return solve_between(self.solve, model, u0, p, tspan, algorithm, options)
         if options.dt is not None:
             raise UnsupportedError(
                 "the native engine chooses its first step itself and takes no dt",

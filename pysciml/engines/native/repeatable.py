@@ -20,6 +20,7 @@ from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.engines.native.auto import Decision
 from pysciml.engines.native.compile import Prepared, prepare
 from pysciml.engines.native.stepping import Plan
+from pysciml.engines.timed import crossings_only
 from pysciml.errors import PySciMLError
 from pysciml.graph import Model
 
@@ -50,7 +51,7 @@ def solve(
     near : (u0, p)
         The numbers that cells are counted from: inputs equal to these stay exactly what they are.
     """
-    prepared = prepare(model, backward=tspan[1] < tspan[0])
+    prepared = prepare(crossings_only(model), backward=tspan[1] < tspan[0])
     ratio = _DECIDED if algorithm is None else _PLANNED
     centre_u0, centre_p = centre(u0, near[0], ratio), centre(p, near[1], ratio)
     times = None if options.saveat is None else options.saveat.tobytes()
