@@ -47,6 +47,8 @@ def _implicit(solver: str, order: int, about: str) -> Algorithm:
     return Algorithm(about, "ode", solver, order, "implicit")
 
 
+_IMEX: Final = "of partial differential equations the linear part alone is implicit"
+
 ALGORITHMS: Final[dict[str, Algorithm]] = {
     "Tsit5": _explicit("Tsit5", 5, "explicit Runge-Kutta, order 5(4) (Tsitouras 2011); the default for ODEs"),
     "DP5": _explicit("Dopri5", 5, "explicit Runge-Kutta, order 5(4) (Dormand & Prince 1980)"),
@@ -68,9 +70,9 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "Kvaerno3": _implicit("Kvaerno3", 3, "stiff: ESDIRK, order 3(2) (Kværnø 2004)"),
     "Kvaerno4": _implicit("Kvaerno4", 4, "stiff: ESDIRK, order 4(3) (Kværnø 2004)"),
     "Kvaerno5": _implicit("Kvaerno5", 5, "stiff: ESDIRK, order 5(4) (Kværnø 2004)"),
-    "KenCarp3": _implicit("KenCarp3", 3, "stiff: ESDIRK, order 3(2) (Kennedy & Carpenter 2003)"),
-    "KenCarp4": _implicit("KenCarp4", 4, "stiff: ESDIRK, order 4(3) (Kennedy & Carpenter 2003)"),
-    "KenCarp5": _implicit("KenCarp5", 5, "stiff: ESDIRK, order 5(4) (Kennedy & Carpenter 2003)"),
+    "KenCarp3": _implicit("KenCarp3", 3, f"stiff: ESDIRK, order 3(2) (Kennedy & Carpenter 2003); {_IMEX}"),
+    "KenCarp4": _implicit("KenCarp4", 4, f"stiff: ESDIRK, order 4(3) (Kennedy & Carpenter 2003); {_IMEX}"),
+    "KenCarp5": _implicit("KenCarp5", 5, f"stiff: ESDIRK, order 5(4) (Kennedy & Carpenter 2003); {_IMEX}"),
     "EM": Algorithm(
         "Euler-Maruyama: Itô, any noise, strong order 1/2, weak order 1, fixed step dt",
         "sde",

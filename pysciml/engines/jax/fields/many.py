@@ -10,7 +10,7 @@ from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.fields.choice import is_stiff
 from pysciml.engines.fields.precondition import Preconditioner
 from pysciml.engines.jax.compiling import double_precision
-from pysciml.engines.jax.fields.methods import FIELD_METHODS
+from pysciml.engines.jax.fields.methods import FROM_HOST
 from pysciml.engines.jax.fields.run import compiled_operator
 from pysciml.graph import Model
 
@@ -29,7 +29,7 @@ def solve_many(
     Without an algorithm three trajectories are looked at: where one of them is stiff each is solved
     as `solve` does, by itself.
     """
-    by_itself = algorithm in FIELD_METHODS or (algorithm is None and model.kind == "ode" and _any_stiff(model, batch))
+    by_itself = algorithm in FROM_HOST or (algorithm is None and model.kind == "ode" and _any_stiff(model, batch))
     if by_itself:
         from pysciml.ensemble.loop import solve_one_by_one
 

@@ -16,6 +16,10 @@ FIELD_METHODS: Final = {
     "ETDRK4": "partial differential equations on periodic domains only: exponential Runge-Kutta, order 4, fixed "
     "step dt (Cox & Matthews 2002, Kassam & Trefethen 2005)",
 }
+#: Stiff methods whose linear part alone is implicit here.
+IMEX: Final = ("KenCarp3", "KenCarp4", "KenCarp5")
+#: Methods that are stepped from the host.
+FROM_HOST: Final = frozenset({*FIELD_METHODS, *IMEX})
 _LACKING: Final = frozenset({ops.BESSELJ, ops.BESSELY, ops.BESSELI, ops.BESSELK, ops.HISTORY})
 
 
@@ -28,7 +32,7 @@ def check_fields(model: Model, algorithm: str | None) -> None:
             engine="jax",
             algorithm=algorithm,
         )
-    if algorithm is None or algorithm in FIELD_METHODS:
+    if algorithm is None or algorithm in FROM_HOST:
         return
     row = ALGORITHMS[ALIASES.get(algorithm, algorithm)]
     if row.kind != "ode" or row.family == "implicit":
@@ -36,7 +40,7 @@ def check_fields(model: Model, algorithm: str | None) -> None:
         explicit = [n for n, a in ALGORITHMS.items() if a.kind == "ode" and a.family != "implicit"]
         raise UnsupportedError(
             f"{algorithm} {what}: for partial differential equations the jax engine has {', '.join(FIELD_METHODS)}, "
-            f"{', '.join(explicit)}",
+            f"{', '.join(IMEX)}, {', '.join(explicit)}",
             engine="jax",
             algorithm=algorithm,
         )

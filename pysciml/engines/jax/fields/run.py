@@ -22,6 +22,7 @@ from pysciml.engines.fields.operator import Operator
 from pysciml.engines.fields.precondition import Preconditioner
 from pysciml.engines.jax.compiling import double_precision
 from pysciml.engines.jax.fields.lower import lower_fields
+from pysciml.engines.jax.fields.methods import IMEX
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model
 from pysciml.graph.fields import FieldGraph
@@ -113,6 +114,10 @@ def solve(
         from pysciml.engines.jax.fields.etd import solve as exponential
 
         return exponential(model, u0, p, tspan, options)
+    if algorithm in IMEX:
+        from pysciml.engines.jax.fields.imex import solve as additive
+
+        return additive(model, u0, p, tspan, algorithm, options)
     from pysciml.engines.jax.single import solve as explicit
 
     return explicit(model, u0, p, tspan, algorithm or "Tsit5", options)
