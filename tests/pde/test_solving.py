@@ -192,6 +192,22 @@ def test_etdrk4_is_of_fourth_order() -> None:
     assert errors[1] < 5e-4
 
 
+@pytest.mark.skipif(util.find_spec("diffrax") is None, reason="no JAX")
+def test_etdrk4_keeps_what_fields_do_to_each_other() -> None:
+    """Linear terms in another field are no part of a field's own exponential."""
+    u, v = ps.fields("u v", X)
+    waves = ps.PDESystem(
+        [ps.Eq(D(u), -D(v, X) + D(u, X, 2) / 50), ps.Eq(D(v), -D(u, X) + D(v, X, 2) / 50)],
+        {X: (0, 1)},
+        {X: ps.Periodic()},
+        {u: sp.sin(2 * sp.pi * X), v: 0},
+    )
+    problem = waves.discretize({X: 16}, scheme="spectral").problem((0, 0.3))
+    sol = ps.solve(problem, "ETDRK4", engine="jax", dt=0.005, saveat=[0.3])
+    wave = np.exp(-((2 * np.pi) ** 2) * 0.3 / 50) * np.sin(2 * np.pi * sol.X.values) * np.cos(0.6 * np.pi)
+    np.testing.assert_allclose(sol.u[-1], wave, atol=1e-6)
+
+
 def test_parameters_and_initial_values_are_remade_without_building_again() -> None:
     u = ps.fields("u", X)
     a, k = ps.parameters("a k")

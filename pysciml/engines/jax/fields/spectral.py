@@ -105,12 +105,13 @@ def _modal(value: Value, shape: tuple[int, ...]) -> bool:
 
 
 def separate(graph: FieldGraph) -> FieldGraph:
-    """Take what is linear with constant coefficients out of every right-hand side.
+    """Take what is linear in a field with constant coefficients out of its right-hand side.
 
     Returns
     -------
     FieldGraph
         With the outputs ``"linear"`` and ``"rest"``, one node per field each; they add up to ``"rhs"``.
+        What a field does to another one is in the rest.
 
     Raises
     ------
@@ -119,11 +120,10 @@ def separate(graph: FieldGraph) -> FieldGraph:
     """
     builder = FieldBuilder(graph.fields, graph.n_params)
     moved = copy(graph, builder)
-    linear = _linear(graph)
     lines: list[int] = []
     rests: list[int] = []
-    for root in graph.outputs["rhs"].tolist():
-        line, rest = _split(graph, builder, moved, linear, root)
+    for field, root in enumerate(graph.outputs["rhs"].tolist()):
+        line, rest = _split(graph, builder, moved, _linear(graph, field), root)
         lines.append(line)
         rests.append(rest)
     if all(line == builder.zero for line in lines):
@@ -131,18 +131,18 @@ def separate(graph: FieldGraph) -> FieldGraph:
     return builder.build({"linear": lines, "rest": rests})
 
 
-def _linear(graph: Graph) -> list[bool]:
-    """Which nodes are linear in the fields, the same at every place."""
+def _linear(graph: Graph, field: int) -> list[bool]:
+    """Which nodes are linear in a field and have no other, the same at every place."""
     found: list[bool] = []
     constant: list[bool] = []  # numbers that do not depend on time
-    for code, row in zip(graph.op.tolist(), graph.args.tolist(), strict=True):
+    for code, row, index in zip(graph.op.tolist(), graph.args.tolist(), graph.index.tolist(), strict=True):
         args = [a for a in row if a >= 0]
         constant.append(
             code in (ops.CONST, ops.PARAM)
             or (bool(args) and code not in ao.ARRAY_OPS and all(constant[a] for a in args))
         )
         if code == ao.FIELD:
-            found.append(True)
+            found.append(index == field)
         elif code in (ops.ADD, ops.SUB, ops.NEG, ao.FOURIER, ao.SLICE, ao.JOIN):
             found.append(all(found[a] for a in args))
         elif code == ops.MUL:
