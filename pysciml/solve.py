@@ -146,8 +146,8 @@ def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", prec
         return chosen
     refusals: list[str] = []
     order = base.automatic_order()
-    if model.fields and "jax" in order:  # compiled array operations, where there is a choice
-        order = ["jax", *(name for name in order if name != "jax")]
+    if model.fields:  # compiled array operations, then those that wait for no compiler
+        order = sorted(order, key=lambda name: (name != "jax", name != "native"))
     for name in order:
         candidate = base.registry()[name]
         reason = candidate.unavailable()

@@ -9,7 +9,8 @@ operations), `symbolic.jl` (graph to Symbolics), `compile.jl` (Symbolics to func
 `noise.jl` and `delays.jl` (what stochastic and delayed models have), `model.jl` (all of these together),
 `algorithms.jl` (names to algorithms), `events.jl`, `jumps.jl`, `problems.jl` (models to SciML problems), `solve.jl`
 (bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
-`memory.jl` (arrays from and to Python), `workload.jl` (what is compiled beforehand).
+`memory.jl` (arrays from and to Python), `fields.jl` (partial differential equations as loops), `workload.jl`
+(what is compiled beforehand).
 """
 module PySciML
 
@@ -45,6 +46,7 @@ include("solve.jl")
 include("results.jl")
 include("ensembles.jl")
 include("memory.jl")
+include("fields.jl")
 include("workload.jl")
 
 @compile_workload begin

@@ -14,11 +14,13 @@ from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge, environment
 from pysciml.engines.julia.algorithms import AGGREGATORS, ALGORITHMS
+from pysciml.engines.julia.fields import OPERATIONS as FIELD_OPERATIONS
 from pysciml.engines.julia.jumps import check_rates, is_pure
 from pysciml.engines.julia.transfer import address, compiled, floats, scalar_graph
 from pysciml.engines.native.initial import structurally_singular
 from pysciml.errors import ProblemError, UnsupportedError
-from pysciml.graph import Model, ops
+from pysciml.graph import Model
+from pysciml.graph.array_ops import describe
 
 #: A solve comes back from Julia this often, in seconds, for Ctrl-C and progress.
 _SLICE: Final = 0.1
@@ -51,6 +53,7 @@ class JuliaEngine(Engine):
 
     name: ClassVar[str] = "julia"
     kinds: ClassVar[tuple[str, ...]] = ("ode", "dae", "sde", "dde", "jump")
+    solves_fields: ClassVar[bool] = True
 
     def unavailable(self) -> str | None:
         """See `Engine.unavailable`."""
@@ -82,7 +85,11 @@ class JuliaEngine(Engine):
             raise self._unsupported(
                 f"the julia engine solves {', '.join(self.kinds)}, and {model.name!r} is {model.kind}", algorithm
             )
-        self.check_fields(model)
+        if model.fields and model.kind != "ode":
+            raise self._unsupported(
+                f"the julia engine solves fields without noise, and {model.name!r} has some; the jax engine does them",
+                algorithm,
+            )
         for network in model.graph.networks:
             if network.foreign is not None:
                 raise self._unsupported(
@@ -90,7 +97,8 @@ class JuliaEngine(Engine):
                     "run; a pysciml.MLP runs on every engine",
                     algorithm,
                 )
-        missing = [ops.OPS[code].name for code in sorted(scalar_graph(model).used_ops() - OPERATIONS)]
+        known = OPERATIONS | (FIELD_OPERATIONS if model.fields else frozenset())
+        missing = [describe(code).name for code in sorted(scalar_graph(model).used_ops() - known)]
         if missing:
             raise self._unsupported(f"the julia engine cannot evaluate {', '.join(missing)}", algorithm)
         if not model.differential.all() and structurally_singular(model):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pysciml.engines.julia.algorithms import AGGREGATORS
 from pysciml.engines.julia.bridge import julia
+from pysciml.engines.julia.fields import send_fields
 from pysciml.engines.julia.jumps import is_pure, with_intensity
 from pysciml.graph import Graph, Model
 from pysciml.graph.networks import expand
@@ -98,6 +99,8 @@ def send(graph: Graph) -> Any:
 
 
 def _compile(model: Model) -> Any:
+    if model.fields:
+        return send_fields(model)
     module = julia()
     graph = sent_graph(model)
     kind = model.kind if model.kind != "jump" else "sde" if model.noise else "ode"
@@ -147,6 +150,11 @@ def _wants_jacobian(model: Model, found: Compiled, algorithm: str) -> bool:
 
 
 def _send_jacobian(model: Model, found: Compiled) -> None:
+    if model.fields:
+        rows, cols = model.graph.sparsity("rhs")
+        julia().set_fields_jacobian_b(found.handle, integers(rows), integers(cols))
+        found.has_jacobian = True
+        return
     graph, rows, cols = sent_graph(model).jacobian("rhs")
     julia().set_jacobian_b(
         found.handle, send(graph), integers(graph.outputs["jacobian"]), integers(rows), integers(cols)

@@ -1,0 +1,100 @@
+"""Fields as loops: the plan that compilers of scalar code get, against the graph itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import pysciml as ps
+from pysciml.errors import UnsupportedError
+from pysciml.graph.field_builder import FieldBuilder
+from pysciml.graph.field_kernels import _MOST_LEAVES, Plan
+from tests.pde.test_fields import everything
+
+D, t = ps.D, ps.t
+X, Y, Z = ps.coordinates("X Y Z")
+
+
+def conservation(scheme: str, **options: Any) -> Any:
+    u = ps.fields("u", X)
+    system = ps.PDESystem(
+        [ps.Eq(D(u), -D(u**2 / 2, X))], {X: (0, 1)}, {X: ps.Periodic()}, {u: 2 + sp.sin(2 * sp.pi * X)}
+    )
+    return system.discretize({X: 24}, scheme=scheme, **options)
+
+
+def mixed(scheme: str = "central", order: int = 2) -> Any:
+    """Two fields on a rectangle, with every kind of boundary, coefficients of place, time and solution."""
+    u, v = ps.fields("u v", X, Y)
+    a = ps.parameters("a")
+    system = ps.PDESystem(
+        [
+            ps.Eq(D(u), D((1 + u**2) * D(u, X), X) + a * ps.laplacian(u) + sp.sin(X) * sp.cos(t) - D(u * v, Y)),
+            ps.Eq(D(v), ps.laplacian(v) - sp.Max(u, v) * v + (0 if scheme == "spectral" else ps.integral(u))),
+        ],
+        {X: (0, 1), Y: (0, 2)},
+        {X: ps.Dirichlet(lower=sp.sin(t), upper=Y), Y: ps.Robin(1, 2, lower=X, upper=0)},
+        {u: X * Y / 2, v: 1 + X},
+    )
+    return system.discretize({X: 13, Y: 17}, scheme=scheme, order=order)
+
+
+def ball() -> Any:
+    w = ps.fields("w", X, Y, Z)
+    system = ps.PDESystem(
+        [ps.Eq(D(w), ps.laplacian(w) - w**3)],
+        {X: (0, 1), Y: (0, 1), Z: (0, 1)},
+        {X: ps.Periodic(), Y: ps.Neumann(0), Z: ps.Dirichlet(0)},
+        {w: 0},
+    )
+    return system.discretize({X: 6, Y: 7, Z: 8})
+
+
+SYSTEMS = {
+    "upwind": lambda: conservation("upwind"),
+    "weno": lambda: conservation("weno"),
+    "boundaries": mixed,
+    "fourth order": lambda: mixed(order=4),
+    "Chebyshev": lambda: mixed("spectral"),
+    "three dimensions": ball,
+}
+
+
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_the_loops_compute_what_the_graph_means(name: str, seed: int = 0) -> None:
+    graph = SYSTEMS[name]().model.graph
+    rng = np.random.default_rng(seed)
+    u, p = rng.uniform(0.5, 2, graph.n_states), rng.uniform(0.5, 2, graph.n_params)
+    plan = Plan(graph)
+    np.testing.assert_allclose(plan.evaluate(u, p, 0.3), graph.evaluate("rhs", u, p, 0.3), rtol=1e-12, atol=1e-10)
+    assert max(len(kernel.leaves) for kernel in plan.kernels) <= _MOST_LEAVES
+
+
+def test_there_are_no_more_loops_on_a_finer_grid() -> None:
+    u = ps.fields("u", X)
+    system = ps.PDESystem([ps.Eq(D(u), D(u, X, 2))], {X: (0, 1)}, {X: ps.Dirichlet(0)}, {u: 0})
+    counts = {len(Plan(system.discretize({X: n}).model.graph).steps) for n in (16, 4096)}
+    assert len(counts) == 1
+
+
+def test_kernels_of_very_many_arrays_are_several() -> None:
+    n, width = 64, 40
+    b = FieldBuilder([(n,)], 0)
+    u = b.field(0)
+    padded = b.join([u, u], 0)
+    total = b.sum([b.mul(b.constant(float(k)), b.slice(padded, 0, k, n)) for k in range(width)])
+    graph = b.build({"rhs": [total]})
+    plan = Plan(graph)
+    assert len(plan.kernels) > 1
+    values = np.random.default_rng(1).normal(size=n)
+    np.testing.assert_allclose(
+        plan.evaluate(values, np.zeros(0), 0.0), graph.evaluate("rhs", values, [], 0.0), rtol=1e-12
+    )
+
+
+def test_fourier_transforms_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="Fourier"):
+        Plan(everything())
