@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         integral,
         laplacian,
     )
+    from pysciml.steady import steady_state
 
 #: Loaded by first use, so that `import pysciml` stays light.
 _LAZY = {
@@ -72,6 +73,7 @@ _LAZY = {
         )
     },
     "solve_ensemble": ("pysciml.ensemble", "solve_ensemble"),
+    "steady_state": ("pysciml.steady", "steady_state"),
     **{
         name: ("pysciml.pde", name)
         for name in (
@@ -128,6 +130,7 @@ __all__ = [
     "plot",
     "solve",
     "solve_ensemble",
+    "steady_state",
     "t",
     "testing",
     "variables",
