@@ -240,6 +240,7 @@ class _Result:
             self._u[n:, low:high] = model.graph.evaluate(
                 "observed", self._u[:n, low:high], np.ascontiguousarray(p.T)[:, :, None], self.t
             )
+
     def _variables(self) -> dict[str, xr.Variable]:
         """The arrays, labelled."""
         system, sweep = self._problem.system, self._sweep
