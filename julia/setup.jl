@@ -18,7 +18,7 @@ const SOLVERS = [
 ]
 
 # What `System.to_julia()` may use besides.
-const MORE = ["NaNMath", "SpecialFunctions"]
+const MORE = ["DiffEqCallbacks", "NaNMath", "SpecialFunctions"]
 
 function main(folder::AbstractString, pythoncall::AbstractString)
     # PythonCall and juliacall are two halves of one program: their versions must be the same.

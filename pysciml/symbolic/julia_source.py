@@ -345,7 +345,7 @@ class _Writer:
                 continue
             lines += [f"function condition{k}(u, t, integrator)", "    p = integrator.p"]
             lines += [f"    {line}" for line in self._lines(event.condition, ["height"])]
-            lines += ["    return height", "end", ""]
+            lines += [f"    return height{' != 0' if event.when == 'step' else ''}", "end", ""]
             lines += self._affect(k, event.targets, event.values, event.terminal)
             if event.when == "step":
                 names.append(f"DiscreteCallback(condition{k}, affect{k}!)")
@@ -384,11 +384,9 @@ class _Writer:
             lines += self._affect(f"_jump{k}", jump.targets, jump.values)
             names.append(f"VariableRateJump(rate{k}, affect_jump{k}!)")
         if names:
-            lines += ["# solve(jump_problem(u0, tspan, p), Tsit5())"]
-            lines += [
-                f"jump_problem(u0, tspan, p) = JumpProblem(problem(u0, tspan, p), Direct(), {', '.join(names)})",
-                "",
-            ]
+            lines += ["# solve(jump_problem(u0, tspan, p), Tsit5())", "jump_problem(u0, tspan, p) = JumpProblem("]
+            lines += [f"    {argument}," for argument in ("problem(u0, tspan, p)", "Direct()", *names)]
+            lines += [")", ""]
         return lines
 
 

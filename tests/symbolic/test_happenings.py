@@ -255,8 +255,9 @@ def test_the_source_for_julia_has_jumps_and_times() -> None:
     source = births_and_deaths(events=events).to_julia()
     for line in (
         "using JumpProcesses",
-        "jump_problem(u0, tspan, p) = JumpProblem(problem(u0, tspan, p), Direct(), VariableRateJump(rate1, ",
+        "    VariableRateJump(rate1, affect_jump1!),",
         "PresetTimeCallback(times1(p), affect1!)",
+        "    return height != 0",
         "DiscreteCallback(condition2, affect2!)",
     ):
         assert line in source
