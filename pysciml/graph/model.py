@@ -110,9 +110,16 @@ class Model:
     diffusion_rows: npt.NDArray[np.int32] = field(default_factory=_no_ints)
     diffusion_cols: npt.NDArray[np.int32] = field(default_factory=_no_ints)
     noise_type: NoiseType | None = None
+    #: Of noise over space: how many processes there are on the grid (`noise` names what they belong to).
+    noise_cells: int = 0
     #: Of a partial differential equation; then `states` names fields and `graph` is a `FieldGraph`.
     fields: tuple[FieldLayout, ...] = ()
     jumps: tuple[JumpSpec, ...] = ()
+
+    @property
+    def n_noise(self) -> int:
+        """How many Brownian motions there are."""
+        return self.noise_cells or len(self.noise)
 
     @property
     def n_params(self) -> int:
@@ -130,7 +137,7 @@ class Model:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(self.graph.hash.encode())
         digest.update(np.packbits(self.differential).tobytes())
-        digest.update(repr((self.kind, len(self.noise), self.noise_type)).encode())
+        digest.update(repr((self.kind, self.n_noise, self.noise_type)).encode())
         for event in self.events:
             digest.update(repr((event.targets, event.direction, event.terminal)).encode())
             if event.when != "crossing":

@@ -17,6 +17,7 @@ from pysciml.graph.fields import FieldGraph
 from pysciml.graph.model import FieldLayout, Kind, Model
 from pysciml.pde.grid import Array, Axis
 from pysciml.pde.lowering import Lowering
+from pysciml.pde.noise import Noise
 from pysciml.pde.system import PDESystem
 from pysciml.problem import Problem, _fill, _read_tspan
 from pysciml.symbolic.reading import dependence_order, name_of
@@ -64,17 +65,22 @@ class DiscreteSystem:
         rhs = [self._rate(low, i) for i in range(len(system.states))]
         names, observed = self._observed(low)
         low.b.fields = (low.shape,) * len(system.states)
-        graph = low.b.build({"rhs": rhs, "observed": observed})
+        outputs = {"rhs": rhs, "observed": observed}
+        noise = Noise(low) if system.noise else None
+        if noise is not None:
+            outputs["diffusion"] = noise.nodes
+        graph = low.b.build(outputs)
         dims = tuple(axis.name for axis in self.axes)
         self.model = Model(
             graph=graph,
-            kind="ode",
+            kind="ode" if noise is None else "sde",
             name=system.name,
             states=tuple(s.name for s in system.states),
             parameters=tuple(p.name for p in system.parameters),
             observed=tuple(names),
             differential=np.ones(graph.n_states, dtype=bool),
             fields=tuple(FieldLayout(s.name, dims, low.shape) for s in system.states),
+            **({} if noise is None else noise.entries),
         )
         self._initial_program: FieldGraph | None = None
 

@@ -184,6 +184,8 @@ def manufactured(system: PDESystem, exact: Mapping[Any, Any]) -> Manufactured:
     """
     if not isinstance(system, PDESystem):
         raise ModelError(f"manufactured takes a PDESystem, not {type(system).__name__}")
+    if system.noise:
+        raise ModelError(f"{system.name} has noise, and a chosen solution has none: leave it out", symbol="noise")
     chosen: dict[Any, sp.Expr] = {}
     for f in system.fields:
         if f not in exact:

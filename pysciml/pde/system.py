@@ -13,6 +13,7 @@ from sympy.core.function import AppliedUndef
 
 from pysciml.errors import ModelError, UnsupportedError
 from pysciml.pde.boundary import Sides, read_boundary
+from pysciml.pde.noise import read_noise
 from pysciml.pde.solving import solve_for_time_derivatives
 from pysciml.symbolic import printing
 from pysciml.symbolic.reading import RESERVED, describe, normalize
@@ -53,6 +54,7 @@ class PDESystem:
         One for each field, with time derivatives of first or second order (`pysciml.D`), and space
         derivatives of any order, mixed and nested: ``Derivative(k*Derivative(u, X), X)`` is
         discretized as it stands, which conserves. Without any time derivative the system is steady.
+        `pysciml.brownian` as a factor is noise (Itô), white in the coordinates it is given.
     domain : mapping
         Coordinate -> (lower, upper).
     boundary : mapping
@@ -70,7 +72,7 @@ class PDESystem:
 
     Attributes
     ----------
-    fields, coordinates, parameters : tuples of SymPy objects
+    fields, coordinates, parameters, noise : tuples of SymPy objects
     equations : tuple of sympy.Eq
     steady : bool
 
@@ -113,6 +115,7 @@ class PDESystem:
         rates = solve_for_time_derivatives(self.equations, self.fields, self.time)
         self.steady = not any(order for order, _ in rates.values())
         self._check_steady(rates)
+        rates = read_noise(self, rates)
         self.orders: dict[Any, int] = {f: order for f, (order, _) in rates.items()}
         self.rates: dict[Any, sp.Expr] = {f: rate for f, (_, rate) in rates.items()}
         self.states: tuple[FieldInfo, ...] = tuple(
@@ -141,8 +144,6 @@ class PDESystem:
         for i, equation in enumerate(self.equations):
             where = describe(equation, i, self.time)
             for atom in sp.preorder_traversal(equation):
-                if isinstance(atom, BrownianMotion):
-                    raise UnsupportedError(f"{where}: noise in partial differential equations is not supported yet")
                 if not isinstance(atom, AppliedUndef):
                     continue
                 symbol = atom.func.__name__
@@ -312,7 +313,9 @@ class PDESystem:
             for atom in sp.preorder_traversal(expression):
                 if isinstance(atom, AppliedUndef) and atom not in self.fields:
                     raise ModelError(f"{where}: {atom} is no field of the equations", symbol=atom.func.__name__)
-                if not isinstance(atom, sp.Symbol) or atom in known or atom in self.observed:
+                if isinstance(atom, BrownianMotion) and atom not in self.noise:
+                    raise ModelError(f"{where}: {atom} is noise, which drives equations alone", symbol=atom.name)
+                if not isinstance(atom, sp.Symbol) or atom in {*known, *self.noise} or atom in self.observed:
                     continue
                 if atom.name in {s.name for s in known}:
                     raise ModelError(
@@ -326,7 +329,7 @@ class PDESystem:
                     )
                 found[atom] = None
         parameters = declared if declared is not None else tuple(found)
-        names = [s.name for s in parameters] + [s.name for s in self.states]
+        names = [s.name for s in parameters] + [s.name for s in self.states] + [w.name for w in self.noise]
         for name in names:
             if names.count(name) > 1:
                 raise ModelError(f"the name {name!r} is used twice", symbol=name)

@@ -168,6 +168,12 @@ class Reader:
     def _leaf(self, symbol: Any, order: int) -> int:
         if isinstance(symbol, AppliedUndef):
             return self._function(symbol, order)
+        if isinstance(symbol, BrownianMotion) and symbol.over:
+            raise ModelError(
+                f"{symbol} is noise over {', '.join(map(str, symbol.over))}, which is for a PDESystem: in a System "
+                f"write pysciml.brownian({symbol.name!r})",
+                symbol=symbol.name,
+            )
         if isinstance(symbol, BrownianMotion):
             if symbol not in self.noises:
                 self._not_new(symbol)

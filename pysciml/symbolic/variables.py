@@ -155,21 +155,38 @@ def parameters(names: str, *, units: str | None = None, long_name: str | None = 
     return _named(names, (lambda n: Parameter(n, extra)) if extra else sp.Symbol, "parameters")
 
 
-def brownian(names: str) -> Any:
+def brownian(names: str, *over: sp.Symbol) -> Any:
     """Increments of independent Wiener processes (Itô), as factors in equations.
 
-    ``Eq(D(x), a*x + b*x*w)`` with ``w = brownian("w")`` is dx = a x dt + b x dW.
+    ``Eq(D(x), a*x + b*x*w)`` with ``w = brownian("w")`` is dx = a x dt + b x dW. Over coordinates of a
+    `PDESystem` it is white in space, too: ``Eq(D(u), D(u, X, 2) + s*w)`` with ``w = brownian("w", X)`` is
+    the stochastic heat equation, driven by space-time white noise; without coordinates one process
+    moves all places together.
 
     Parameters
     ----------
     names : str
         As for ``sympy.symbols``.
+    *over : symbols
+        Coordinates.
 
     Returns
     -------
     BrownianMotion, or a tuple of them
+
+    Notes
+    -----
+    On a grid white noise becomes its mean over each cell: independent Wiener processes divided by
+    the square root of the cell's length, area or volume (E. J. Allen, S. J. Novosel & Z. Zhang,
+    Stochastics 64 (1998) 117-142; I. Gyöngy, Potential Anal. 9 (1998) 1-25; G. J. Lord, C. E. Powell
+    & T. Shardlow, *An Introduction to Computational Stochastic PDEs*, Cambridge 2014, chapter 10).
+    Over one coordinate solutions of the heat equation converge on finer grids. Over two or three
+    they are no functions any more: the variance at a place grows with every refinement.
     """
-    return _named(names, BrownianMotion, "brownian")
+    for symbol in over:
+        if not isinstance(symbol, sp.Symbol) or symbol == t:
+            raise ModelError(f"brownian: {symbol!r} is no coordinate", symbol=str(symbol))
+    return _named(names, lambda name: BrownianMotion(name, over), "brownian")
 
 
 def D(expression: Any, order: int | sp.Symbol = 1, count: int = 1) -> sp.Expr:

@@ -78,7 +78,6 @@ def test_wrong_words(changed: dict[str, Any], message: str) -> None:
         ({"equations": [ps.Eq(D(u), -ps.laplacian(ps.laplacian(u)))]}, "order 4 in Y need 4 conditions"),
         ({"equations": [ps.Eq(D(u), u + v), ps.Eq(0, ps.laplacian(v) - u)]}, "v has no time derivative"),
         ({"equations": [ps.Eq(D(u, 3), u)]}, "time derivatives go up to the second"),
-        ({"equations": [ps.Eq(D(u), u * ps.brownian("b"))]}, "noise"),
         ({"equations": [ps.Eq(D(u**2), u)]}, "not of expressions"),
     ],
 )

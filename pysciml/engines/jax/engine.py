@@ -237,14 +237,14 @@ _COMMUTES: Final[dict[str, bool]] = {}
 def choose(model: Model, name: str | None) -> str:
     """The SciML name of the algorithm to use; the default is never stiff.
 
-    ``"Tsit5"`` for ordinary equations; ``"SRA1"`` for additive noise, ``"EM"`` for any other, with a
+    ``"Tsit5"`` for ordinary equations; ``"SRA1"`` for additive noise, ``"EM"`` for any other and for fields, with a
     thousand steps unless ``dt`` says how long they are.
     """
     if name is not None:
         return ALIASES.get(name, name)
     if model.kind == "ode":
         return "Tsit5"
-    return "SRA1" if model.noise_type == "additive" else "EM"
+    return "SRA1" if model.noise_type == "additive" and not model.fields else "EM"
 
 
 def describe(name: str) -> Algorithm:

@@ -122,7 +122,7 @@ def make_plan(model: Model, how: Setting) -> Plan:
         itô = algorithm.calculus == "ito" and how.algorithm != "Milstein"
         graph = model.graph if itô else stratonovich(model)
         rhs = lower(graph, "rhs")
-        noise = Noise(lower(model.graph, "diffusion"), model.diffusion_rows, model.diffusion_cols, len(model.noise))
+        noise = Noise(lower(model.graph, "diffusion"), model.diffusion_rows, model.diffusion_cols, model.n_noise)
         stepper: Callable[[Arguments], Stepper] = partial(_stochastic, rhs, noise, how, algorithm)
     else:
         rhs = directed(lower(model.graph, "rhs"), how.forward, derivative=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from pysciml.engines.fields.choice import is_stiff
 from pysciml.engines.fields.precondition import Preconditioner
 from pysciml.engines.jax.compiling import double_precision
 from pysciml.engines.jax.fields.methods import FROM_HOST
-from pysciml.engines.jax.fields.run import compiled_operator
+from pysciml.engines.jax.fields.run import compiled_operator, with_noise_step
 from pysciml.graph import Model
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def solve_many(
 
         one = BatchOptions(options.solve, options.memory, 1)
         return solve_one_by_one(engine, model, algorithm, batch, one)
+    if model.kind == "sde":
+        u0, p = batch.inputs(0, 1)
+        options = replace(options, solve=with_noise_step(model, u0[0], p[0], batch.tspan, options.solve))
     from pysciml.engines.jax.engine import choose
     from pysciml.engines.jax.many import solve_many as together
 

@@ -18,6 +18,8 @@ FIELD_METHODS: Final = {
 }
 #: Stiff methods whose linear part alone is implicit here.
 IMEX: Final = ("KenCarp3", "KenCarp4", "KenCarp5")
+#: Stochastic methods for noise that is one process in each place.
+SEPARATE: Final = ("RKMil", "SRIW1", "SOSRI", "SOSRA")
 #: Methods that are stepped from the host.
 FROM_HOST: Final = frozenset({*FIELD_METHODS, *IMEX})
 _LACKING: Final = frozenset({ops.BESSELJ, ops.BESSELY, ops.BESSELI, ops.BESSELK, ops.HISTORY})
@@ -32,6 +34,9 @@ def check_fields(model: Model, algorithm: str | None) -> None:
             engine="jax",
             algorithm=algorithm,
         )
+    if model.kind == "sde":
+        _check_noise(model, algorithm)
+        return
     if algorithm is None or algorithm in FROM_HOST:
         return
     row = ALGORITHMS[ALIASES.get(algorithm, algorithm)]
@@ -44,3 +49,25 @@ def check_fields(model: Model, algorithm: str | None) -> None:
             engine="jax",
             algorithm=algorithm,
         )
+
+
+def _check_noise(model: Model, algorithm: str | None) -> None:
+    """Raise for a method that is not for the noise of a stochastic partial differential equation."""
+    name = ALIASES.get(algorithm or "EM", algorithm or "EM")
+    if name == "EM":
+        return
+    if name not in SEPARATE:
+        why = "is no method for stochastic partial differential equations here"
+    elif name == "SOSRA" and model.noise_type != "additive":
+        why = f"needs additive noise, and that of {model.name!r} depends on the fields"
+    else:
+        from pysciml.engines.jax.rossler import separate
+
+        if separate(model):
+            return
+        why = "needs a noise of its own in each place"
+    raise UnsupportedError(
+        f"{name} {why}: the jax engine has EM for any, and {', '.join(SEPARATE)} where each place has its own",
+        engine="jax",
+        algorithm=algorithm,
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import jax
@@ -39,6 +40,8 @@ class _Functions(NamedTuple):
 #: than a small field's right-hand side.
 _functions: OrderedDict[str, _Functions] = OrderedDict()
 _lock = threading.Lock()
+#: Steps of a stochastic solve, where nothing asks for more.
+_STEPS: Final = 1000
 _KEPT: Final = 32
 
 
@@ -85,13 +88,31 @@ def compiled_operator(model: Model, p: Array, forward: bool) -> tuple[Operator, 
     )
 
 
+def with_noise_step(
+    model: Model, u0: Array, p: Array, tspan: tuple[float, float], options: SolveOptions
+) -> SolveOptions:
+    """The options with a step size: a thousand steps, or as many as the fastest decay asks of an explicit method."""
+    if options.dt is not None:
+        return options
+    with double_precision():
+        operator, _ = compiled_operator(model, p, forward=True)
+        fastest = Preconditioner(operator, tspan[0], u0).fastest
+    span = abs(tspan[1] - tspan[0])
+    return replace(options, dt=span / max(_STEPS, int(np.ceil(span * fastest))))
+
+
 def solve(
     model: Model, u0: Array, p: Array, tspan: tuple[float, float], algorithm: str | None, options: SolveOptions
 ) -> RawSolution:
     """Solve; see `pysciml.engines.base.Engine.solve`.
 
-    Without an algorithm it is QNDF where diffusion would hold an explicit method back, Tsit5 elsewhere.
+    Without an algorithm it is QNDF where diffusion would hold an explicit method back, Tsit5 elsewhere;
+    EM where there is noise.
     """
+    if model.kind == "sde":
+        from pysciml.engines.jax.single import solve as stochastic
+
+        return stochastic(model, u0, p, tspan, algorithm or "EM", with_noise_step(model, u0, p, tspan, options))
     if algorithm in (None, "QNDF"):
         begin = time.perf_counter()
         with double_precision():
