@@ -7,7 +7,7 @@ first one on that is not finite are left out.
 """
 function result(run::Run)
     if run.integrator === nothing
-        return (Vec(), zeros(0, 0), run.algorithm, "InitialFailure", run.message, 0, 0, 0, run.seconds, Vec(), Int[])
+        return (Vec(), zeros(0, 0), run.algorithm, String(run.retcode), run.message, 0, 0, 0, run.seconds, Vec(), Int[])
     end
     t, u = Base.invokelatest(arrays, run.integrator, run.saveat, run.retcode)
     accepted, rejected, evaluations = Base.invokelatest(counts, run.integrator, run.log)
