@@ -125,7 +125,9 @@ function linear_solver(symbol::Symbol)
     if Base.isexported(package, symbol) && isdefined(package, symbol)
         found = getproperty(package, symbol)
         if found isa Type && found <: SciMLBase.AbstractLinearAlgorithm || startswith(string(symbol), "KrylovJL_")
-            return Base.invokelatest(found)
+            solver = Base.invokelatest(found)
+            Base.invokelatest(package.needs_concrete_A, solver) && return solver
+            throw(ArgumentError("linsolve = $symbol takes products with the Jacobian; name a solver that takes the matrix"))
         end
     end
     throw(ArgumentError("linsolve = $symbol: LinearSolve.jl exports no linear solver of that name"))

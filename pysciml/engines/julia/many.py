@@ -40,7 +40,7 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
     ready, compile_seconds = call(lambda: compiled(model, name))
     times = floats([batch.tspan[1]] if solving.saveat is None else solving.saveat)
     seed = secrets.randbits(63) if solving.seed is None else solving.seed
-    allowed = max(1, options.memory // (16 * (len(times) * len(model.states) + len(model.parameters) + 64)))
+    allowed = max(1, options.memory // (16 * (len(times) * model.graph.n_states + len(model.parameters) + 64)))
     label = name
     low, size = 0, min(batch.size, max(2, options.workers))
     while low < batch.size:
@@ -80,7 +80,7 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
 
         with ready.lock:
             names, label = call(portion)
-        batch.store(low, high, u[..., : len(model.states)], np.array(names.split(" "), dtype=np.str_)[codes])
+        batch.store(low, high, u[..., : model.graph.n_states], np.array(names.split(" "), dtype=np.str_)[codes])
         each = (time.perf_counter() - begin) / (high - low)
         low, size = high, max(1, min(int(_PORTION / each), 4 * size, allowed))
     extra: dict[str, str | int | float] = {"threads": min(options.workers, int(module.thread_count()))}
