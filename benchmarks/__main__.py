@@ -51,6 +51,10 @@ Imports, model and compilation included, at rtol 1e-8; the ratio is to pysciml's
 {promises}
 
 Every measured point is in `points.csv`.
+
+## Elsewhere
+
+What regularization does to the cost of learned equations: [regularization](regularization.md).
 """
 
 

@@ -169,7 +169,7 @@ def images_ode(images: str | None) -> Experiment:
 
 
 #: Paths for each test image, over which the classifier's outputs are averaged.
-PATHS = 5
+PATHS = 3
 
 
 def _predict_over_paths(model: Any, test: Any, key: Any) -> Any:
@@ -201,15 +201,15 @@ def images_sde(images: str | None) -> Experiment:
             "vanilla": None,
             "error": ps.ErrorEstimate(1.0, final=0.1),
             "stiffness": ps.StiffnessEstimate(0.1, aggregate="mean"),
-            "local unbiased": ps.LocalErrorEstimate(1.0, final=0.1, sampling="unbiased"),
-            "local biased": ps.LocalErrorEstimate(1.0, final=0.1, sampling="biased"),
+            "local unbiased": ps.LocalErrorEstimate(30.0, final=3.0, sampling="unbiased"),
+            "local biased": ps.LocalErrorEstimate(30.0, final=3.0, sampling="biased"),
         },
         model=model,
         data=lambda seed: ((x, y), (x_test, y_test)),
         loss=_classify,
         predict=_predict_over_paths,
         score=_accuracy,
-        epochs=8,
+        epochs=5,
         batch=100 if images is None else 512,
         optimizer=optax.adam(1e-2),
     )
@@ -272,10 +272,10 @@ def spirals(images: str | None) -> Experiment:
             "vanilla": None,
             "STEER": ps.RandomEndTime(0.05),
             "TayNODE": ps.TaylorDerivative(3, weight=0.01),
-            "error": ps.ErrorEstimate(3.0, final=0.3),
+            "error": ps.ErrorEstimate(1.0, final=0.01),
             "stiffness": ps.StiffnessEstimate(0.1, aggregate="max"),
-            "local unbiased": ps.LocalErrorEstimate(3.0, final=0.3, sampling="unbiased"),
-            "local biased": ps.LocalErrorEstimate(3.0, final=0.3, sampling="biased"),
+            "local unbiased": ps.LocalErrorEstimate(10.0, final=0.1, sampling="unbiased"),
+            "local biased": ps.LocalErrorEstimate(10.0, final=0.1, sampling="biased"),
         },
         model=model,
         data=_spiral_data,

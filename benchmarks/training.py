@@ -5,8 +5,9 @@
 
 One model, with one set of weights: scikit-learn's digits, an ODE layer of two time-dependent linear maps (64 to 100 and
 back), a linear classifier, batches of 200, Adam, Dormand and Prince's method of order 5, double precision, the papers'
-tolerance of 1.4e-8. The three train side by side, an epoch each in turn, in shuffled order; what is compared is the
-ratio of the epochs' times, and the losses, which must agree, since all three do the same. torchdiffeq differentiates
+tolerance of 1.4e-8. The three train side by side, an epoch each in turn, in shuffled order, on one core; what is
+compared is the ratio of the epochs' processor times (which other work on the machine hardly touches), and the losses,
+which must agree, since all three do the same. torchdiffeq differentiates
 the solve itself (``odeint``) or by the continuous adjoint (``odeint_adjoint``): both are measured, the faster counts.
 torch and torchdiffeq come by ``pip install torch torchdiffeq`` (torch brings some gigabytes of GPU libraries, so that
 they are in no extra of this package); without them their rows are missing.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -124,6 +126,7 @@ def in_torch(adjoint: bool) -> Epoch:
             made.bias.copy_(torch.tensor(np.asarray(linear.bias)))
         return made
 
+    torch.set_num_threads(1)
     field, out = Field(), copy(model["out"])
     optimizer = torch.optim.Adam([*field.parameters(), *out.parameters()], lr=RATE)
     solve = odeint_adjoint if adjoint else odeint
@@ -150,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="three epochs, and nothing written")
     given = parser.parse_args(argv)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     jax.config.update("jax_enable_x64", True)
     peers: dict[str, Epoch] = {"pysciml": in_jax(by_pysciml), "diffrax": in_jax(by_diffrax)}
     if all(importlib.util.find_spec(name) for name in ("torch", "torchdiffeq")):
@@ -164,9 +169,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         order = rng.permutation(len(x)).reshape(-1, BATCH)
         batches = [(x[rows], y[rows]) for rows in order]
         for name in rng.permutation(list(peers)):
-            begin = time.perf_counter()
+            begin = time.process_time()
             last[name] = peers[name](batches)
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(time.process_time() - begin)
         print(f"epoch {number + 1}: " + ", ".join(f"{name} {s[-1]:.3g} s" for name, s in seconds.items()), flush=True)
     base = float(np.median(seconds["pysciml"]))
     print("\n| | median epoch, s | over pysciml's | evaluations of the last solve | loss of the last epoch |")

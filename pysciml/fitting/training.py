@@ -334,13 +334,14 @@ class _Training:
             data=self.data if isinstance(self.data, xr.Dataset) else self.data.to_dataset(),
             success=success,
             message=message,
-            options={
-                "alg": self.options.algorithm,
-                "engine": "jax",
-                **(
-                    {"trajectories": self.options.trajectories, "seed": self.options.seed}
-                    if self.stochastic
-                    else {"rtol": self.options.rtol, "atol": self.options.atol}
-                ),
-            },
+            options=(
+                {"engine": "jax", "trajectories": self.options.trajectories, "seed": self.options.seed}
+                if self.stochastic  # with the method that suits the noise
+                else {
+                    "alg": self.options.algorithm,
+                    "engine": "jax",
+                    "rtol": self.options.rtol,
+                    "atol": self.options.atol,
+                }
+            ),
         )
