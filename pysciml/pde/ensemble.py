@@ -49,6 +49,8 @@ class FieldSweep(Sweep):
 class FieldResult(_Result):
     """The arrays of a result, filled as trajectories come in."""
 
+    _problem: FieldProblem
+
     def _make(self, precision: str) -> None:
         graph, count = self._problem.system.graph, (self._sweep.size, len(self.t))
         self._shapes = [graph.shapes[node] for node in graph.outputs["observed"].tolist()]

@@ -7,7 +7,7 @@ divided by the square root of the cell's size in those coordinates (see `pysciml
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import sympy as sp
@@ -22,8 +22,25 @@ if TYPE_CHECKING:
     from pysciml.pde.system import PDESystem
 
 
-def read_noise(system: PDESystem, rates: Mapping[Any, tuple[int, sp.Expr]]) -> dict[Any, tuple[int, sp.Expr]]:
-    """Take the noise out of the rates; ``system.noise`` and ``system.diffusion`` hold it then.
+class Parts(NamedTuple):
+    """Equations with their noise taken apart.
+
+    Attributes
+    ----------
+    rates : dict
+        As they came, without noise.
+    noise : tuple of BrownianMotion
+    diffusion : dict
+        (Field, noise) -> what the noise is multiplied with.
+    """
+
+    rates: dict[Any, tuple[int, sp.Expr]]
+    noise: tuple[BrownianMotion, ...]
+    diffusion: dict[tuple[Any, BrownianMotion], sp.Expr]
+
+
+def read_noise(system: PDESystem, rates: Mapping[Any, tuple[int, sp.Expr]]) -> Parts:
+    """Take the noise out of the rates.
 
     Raises
     ------
@@ -31,7 +48,7 @@ def read_noise(system: PDESystem, rates: Mapping[Any, tuple[int, sp.Expr]]) -> d
         If the noise is no factor, or over something that is no coordinate.
     """
     found: dict[BrownianMotion, None] = {}
-    system.diffusion = {}
+    diffusion: dict[tuple[Any, BrownianMotion], sp.Expr] = {}
     result: dict[Any, tuple[int, sp.Expr]] = {}
     for field, (order, rate) in rates.items():
         where = f"the equation of {field.func.__name__}"
@@ -49,13 +66,13 @@ def read_noise(system: PDESystem, rates: Mapping[Any, tuple[int, sp.Expr]]) -> d
             slope: Any = sp.diff(rate, w)
             if slope.has(BrownianMotion):
                 raise ModelError(f"{where}: it is not linear in the noise {w}", symbol=w.name)
-            system.diffusion[field, w] = slope
+            diffusion[field, w] = slope
             found[w] = None
-        result[field] = order, rate.xreplace(dict.fromkeys(motions, sp.Integer(0))) if motions else rate
-    system.noise = tuple(found)
+        rest: Any = rate.xreplace(dict.fromkeys(motions, sp.Integer(0))) if motions else rate
+        result[field] = order, rest
     if found and system.steady:
         raise ModelError(f"{system.name} has noise and no time derivative", symbol=next(iter(found)).name)
-    return result
+    return Parts(result, tuple(found), diffusion)
 
 
 class Noise:

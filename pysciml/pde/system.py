@@ -115,7 +115,7 @@ class PDESystem:
         rates = solve_for_time_derivatives(self.equations, self.fields, self.time)
         self.steady = not any(order for order, _ in rates.values())
         self._check_steady(rates)
-        rates = read_noise(self, rates)
+        rates, self.noise, self.diffusion = read_noise(self, rates)
         self.orders: dict[Any, int] = {f: order for f, (order, _) in rates.items()}
         self.rates: dict[Any, sp.Expr] = {f: rate for f, (_, rate) in rates.items()}
         self.states: tuple[FieldInfo, ...] = tuple(

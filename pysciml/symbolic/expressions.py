@@ -121,7 +121,8 @@ class Writer:
             by = [[self._number(x), int(count)] for x, count in pairs]
             return ["derivative", self._number(expr.expr), by]
         if isinstance(expr, sp.Integral):
-            limits = [[self._number(part) for part in limit] for limit in expr.limits]
+            bounds: Any = expr.limits
+            limits = [[self._number(part) for part in limit] for limit in bounds]
             return ["integral", self._number(expr.function), limits]
         if isinstance(expr, sp.Piecewise):
             pairs = [[self._number(part) for part in pair.args] for pair in expr.args]
@@ -144,7 +145,8 @@ def _children(expr: Any) -> list[Any]:
         pairs: Any = expr.variable_count
         return [expr.expr, *(x for x, _ in pairs)]
     if isinstance(expr, sp.Integral):
-        return [expr.function, *(part for limit in expr.limits for part in limit)]
+        bounds: Any = expr.limits
+        return [expr.function, *(part for limit in bounds for part in limit)]
     if isinstance(expr, sp.Piecewise):
         return [part for pair in expr.args for part in pair.args]
     return [] if isinstance(expr, (sp.Number, sp.NumberSymbol)) else list(expr.args)
