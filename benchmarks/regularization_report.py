@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ PAPER_DATA = {
     "digits-sde": "MNIST",
     "spirals": "PhysioNet, test loss × 1000",
 }
+NAMES = ("digits-ode", "digits-sde", "spirals", "spiral-sde")
 LOCAL = ("local unbiased", "local biased")
 COLOURS = {
     "vanilla": "#444444",
@@ -140,8 +142,31 @@ def write(found: dict[str, Any], out: Path) -> None:
             parts.append("\n".join(lines) + "\n")
         given = ", ".join(f"{label} `{text}`" for label, text in kept["regularizers"].items() if text != "None")
         parts.append(f"Regularizers: {given}.\n")
+    missing = [name for name in NAMES if name not in found]
+    if missing:
+        parts.append(f"Not measured yet: {', '.join(f'`{name}`' for name in missing)}.\n")
+    if (out / "training.json").exists():
+        parts.append(epochs(json.loads((out / "training.json").read_text(encoding="utf-8"))))
     (out / "regularization.md").write_text("\n".join(parts), encoding="utf-8")
     draw(found, out / "regularization.png")
+
+
+def epochs(kept: dict[str, Any]) -> str:
+    """The table of `benchmarks.training`."""
+    base = float(np.median(kept["seconds"]["pysciml"]))
+    lines = [
+        "## A training epoch without regularization, beside other libraries\n",
+        "Written by `python -m benchmarks.training`: one model, one set of weights, Dormand and Prince's method at "
+        f"1.4e-8, batches of 200 digits, one core, an epoch of each in turn; {kept['machine']}. All do the same, as "
+        "the losses show.\n",
+        "| | epoch, s (median) | over pysciml's | evaluations of the last solve | loss of the last epoch |",
+        "|---|---|---|---|---|",
+    ]
+    for name, seconds in kept["seconds"].items():
+        median = float(np.median(seconds))
+        cells = f"{median:.3g} | {median / base:.2f} | {kept['evaluations'][name]:.0f} | {kept['loss'][name]:.6g}"
+        lines.append(f"| {name} | {cells} |")
+    return "\n".join(lines) + "\n"
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
