@@ -309,6 +309,15 @@ def test_the_pantograph_equation_has_its_exact_solution() -> None:
     assert sol.y.item() == pytest.approx(exact, abs=1e-6)
 
 
+def test_a_delay_that_depends_on_the_state_has_its_exact_solution() -> None:
+    """y' = y*y(log(y))/t, y = 1 before 1: t, then exp(t/e) from e on (K. W. Neves, ACM TOMS 1 (1975) 357)."""
+    (y,) = ps.variables("y,")
+    problem = ps.Problem(ps.System([ps.Eq(D(y), y * y.subs(t, sp.log(y)) / t)]), {y: 1}, (1, math.e**2))
+    times = np.array([1.5, 2.5, math.e, 4.0, 6.0, math.e**2])
+    sol = solve(problem, rtol=1e-9, atol=1e-9, saveat=times)
+    np.testing.assert_allclose(sol.y, np.where(times <= math.e, times, np.exp(times / math.e)), rtol=1e-6)
+
+
 def test_stochastic_equations_have_their_moments_and_repeat_with_their_seed() -> None:
     (x,) = ps.variables("x,")
     a, b = ps.parameters("a b")

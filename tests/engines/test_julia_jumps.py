@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import sympy as sp
 import xarray as xr
 
 import pysciml as ps
+from pysciml.engines.julia import environment
 from pysciml.errors import ProblemError, SolverError, UnsupportedError
 
 pytestmark = [pytest.mark.julia, pytest.mark.usefixtures("julia_engine")]
@@ -204,3 +207,21 @@ def test_a_condition_is_looked_at_after_each_step() -> None:
     sol = ps.solve(ps.Problem(system, {x: 0}, (0, 1)), "Euler", engine="julia", dt=0.125)
     assert sol.attrs["event_times"].tolist() == [0.625]
     assert sol.x[-1].item() == 0.375
+
+
+def test_the_source_for_julia_has_the_same_moments(tmp_path: Path) -> None:
+    system = births_and_deaths(events=[ps.Event(at=1.0, affect={n: n + 7})])
+    (tmp_path / "model.jl").write_text(system.to_julia())
+    (tmp_path / "run.jl").write_text(
+        'include("model.jl")\np = [5.0, 0.7]\nends = map(1:400) do _\n'
+        "    problem = jump_problem([10.0], (0.0, 2.0), p)\n"
+        "    solution = solve(problem, Tsit5(); callback = callback(p), save_everystep = false)\n"
+        '    solution.u[end].u[1]\nend\nprintln(join(ends, " "))\n'
+    )
+    found = environment.find()
+    assert not isinstance(found, str)
+    run = [found.executable, "--startup-file=no", f"--project={found.project}", str(tmp_path / "run.jl")]
+    ends = np.array(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split(), dtype=float)
+    alive, later = math.exp(-1.4), math.exp(-0.7)
+    new = 5 / 0.7 * (1 - alive)
+    assert_moments(ends, 10 * alive + 7 * later + new, 10 * alive * (1 - alive) + 7 * later * (1 - later) + new)
