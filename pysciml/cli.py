@@ -431,7 +431,8 @@ def _write(sol: Any, out: Path, picture: str | None) -> None:
 
         with plot.style():
             if any(variable.ndim > 1 for variable in sol.data_vars.values()):
-                figure: Any = plot.snapshots(sol).flat[0].figure
+                panel: Any = plot.snapshots(sol).flat[0]
+                figure: Any = panel.figure
             else:
                 figure = Figure(figsize=(7.2, 4.0), layout="constrained")
                 plot.solution(sol, ax=figure.add_subplot())

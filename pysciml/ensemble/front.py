@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -154,7 +154,7 @@ def solve_ensemble(
     if problem.system.model.fields:
         from pysciml.pde.ensemble import FieldResult, FieldSweep
 
-        result_of, sweep_of = FieldResult, FieldSweep
+        result_of, sweep_of = FieldResult, cast("type[Sweep]", FieldSweep)
         if executor is not None or store is not None or chunks is not None:
             raise UnsupportedError(
                 f"{problem.system.name!r} is a partial differential equation: executor=, store= and chunks= divide "

@@ -127,7 +127,7 @@ def fit(
     if problem.system.model.fields:
         from pysciml.fitting.fields import FieldResiduals, read_field_data, refuse_initial
 
-        refuse_initial(problem, _keys(trainable, "trainable"))
+        refuse_initial(cast("Any", problem), _keys(trainable, "trainable"))
         make, read = cast("Any", FieldResiduals), cast("Any", read_field_data)
     free = read_free(problem, trainable, bounds, log)
     observations = read(problem, data, sigma, weights)
