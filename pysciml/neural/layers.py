@@ -189,7 +189,9 @@ class NeuralSDE(eqx.Module):
     """A layer ``y(t0) -> y(t1)`` of the Itô equation ``dy = drift(t, y) dt + diffusion(t, y) dW``, diagonal noise.
 
     Every entry of every sample has its own Brownian motion; the batch has one step size. The
-    method is SOSRI (strong order 3/2), adaptive, with rejection sampling with memory.
+    method is SOSRI (strong order 3/2), adaptive, with rejection sampling with memory. Where the
+    noise of an entry depends on other entries, the paths' law converges with order 1, and a path
+    itself no better than with order 1/2.
 
     Parameters
     ----------
