@@ -6,6 +6,7 @@ that both save the same.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -74,6 +75,10 @@ CASES = [
     ("robertson", robertson, "FBDF", 1e-6, 1e-9, 30),
     ("brusselator", brusselator, "FBDF", 1e-5, 1e-5, 3),
 ]
+
+
+#: Of small problems: so many times each is measured.
+ROUNDS = 10
 
 
 def timed(problem: ps.Problem, algorithm: str, options: dict[str, Any]) -> tuple[float, Any]:
@@ -165,8 +170,11 @@ def main() -> None:
 
         options = {"rtol": rtol, "atol": atol, "saveat": times}
         first, sol = timed(problem, algorithm, options)
-        ours = min(timed(problem, algorithm, options)[0] for _ in range(repeats))
-        theirs = by_hand.seconds(name, problem.u0, problem.p, problem.tspan, algorithm, rtol, atol, times, repeats)
+        ours, theirs = math.inf, math.inf
+        for _ in range(ROUNDS if repeats > 3 else 1):  # in turns, so that what else the machine does meets both
+            ours = min(ours, *(timed(problem, algorithm, options)[0] for _ in range(repeats)))
+            numbers = problem.u0, problem.p, problem.tspan
+            theirs = min(theirs, by_hand.seconds(name, *numbers, algorithm, rtol, atol, times, repeats))
         held = "yes" if ours <= 1.1 * theirs + 0.5e-3 else "no"
         print(
             f"{name:12} {algorithm:9} {modelled:8.2f} {sol.attrs['compile_seconds']:10.2f} {first:8.2f} "
