@@ -191,5 +191,5 @@ def test_what_training_cannot_do_is_said():
         ps.fit(problem, data, ["nn"], engine="native")
     x, w = ps.variables("x"), ps.brownian("w")
     noisy = ps.Problem(ps.System([ps.Eq(ps.D(x), nn(x) + w)]), {x: 0.25}, (0, 3))
-    with pytest.raises(ps.UnsupportedError, match="NeuralSDE"):
+    with pytest.raises(ps.ProblemError, match="paths, with the dimension trajectory, or their moments"):
         ps.fit(noisy, data, ["nn"])
