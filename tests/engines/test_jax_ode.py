@@ -12,7 +12,7 @@ from pysciml.engines.base import registry
 from pysciml.engines.jax import compiling
 from pysciml.engines.jax.algorithms import ALGORITHMS
 from pysciml.engines.jax.implicit import ImplicitStepper
-from pysciml.engines.jax.steppers import EulerStepper, ExplicitStepper
+from pysciml.engines.jax.steppers import EulerStepper, ExplicitStepper, SSPStepper
 
 D = ps.D
 x, y, z, v = ps.variables("x y z v")
@@ -49,8 +49,8 @@ def test_the_order_of_convergence_is_the_stated_one(name):
     algorithm = ALGORITHMS[name]
 
     def stepper_of(chosen):
-        if chosen == "Euler":
-            return EulerStepper(forced)
+        if ALGORITHMS[chosen].family in ("euler", "ssp"):
+            return {"euler": EulerStepper, "ssp": SSPStepper}[ALGORITHMS[chosen].family](forced)
         solver = getattr(diffrax, ALGORITHMS[chosen].solver)()
         if ALGORITHMS[chosen].family == "implicit":
             jacobian = jax.jacfwd(lambda t, u, p: forced(t, u, p), argnums=1)
