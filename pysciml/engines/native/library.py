@@ -8,6 +8,7 @@ compiled model is thrown away; the size of ``h0`` is ignored, only its sign coun
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -77,7 +78,7 @@ def _describe(message: str) -> tuple[str, str]:
 
 
 def _norm(x: Array) -> float:
-    return float(np.sqrt(np.mean(x * x)))
+    return math.sqrt(float(x @ x) / x.size)
 
 
 def _never_started(n_states: int) -> Outcome:
