@@ -57,8 +57,8 @@ class Event:
     ) -> None:
         if (condition is None) == (at is None):
             raise ModelError(
-                f"Event: give either the expression whose zero crossing counts or the times at=, not {condition!r} and "
-                f"at={at!r}"
+                "Event: give either the expression whose zero crossing counts or the times at=, not "
+                + ("both" if at is not None else "neither")
             )
         self.times: tuple[sp.Expr, ...] = () if at is None else _read_times(at)
         self.when: When = "times" if at is not None else "crossing"
