@@ -178,5 +178,7 @@ def _not_ready(model: Model, alg: str | None) -> list[str]:
         if reason is not None:
             with contextlib.suppress(UnsupportedError, EngineUnavailableError):
                 candidate.check(model, alg)
-                found.append(f"{name}: solves it, but is not ready. {reason}")
+                known = alg is None or alg.partition("(")[0] in candidate.algorithms()
+                what = "solves it, but is not ready" if known else f"is not ready to be asked whether it has {alg}"
+                found.append(f"{name}: {what}. {reason}")
     return found

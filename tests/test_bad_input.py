@@ -313,7 +313,7 @@ MODELS = {
         ["equation 1", "y(t - 1)", "observed quantity"],
     ),
     # -- events
-    "an event without an expression": (lambda: Event(None), ["Event", "None"]),
+    "an event without an expression": (lambda: Event(None), ["Event", "at=", "neither"]),
     "an event at a number": (lambda: Event(3, {x: 1}), ["Event", "3"]),
     "an event at text": (lambda: Event("x - 1", {x: 1}), ["Event", "'x - 1'"]),
     "an event that does nothing": (lambda: Event(x - 1), ["Event", "nothing"]),

@@ -164,8 +164,6 @@ def exact(times: np.ndarray, doses: tuple[float, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize(("engine", "alg"), ENGINES)
 def test_doses_at_given_times(engine: str, alg: str | None) -> None:
-    if engine == "jax":
-        pytest.importorskip("jax")
     problem = ps.Problem(DOSES, {x: 0}, (0, 3), {dose: 2.5})
     times = np.linspace(0, 3, 13)
     sol = ps.solve(problem, alg, engine=engine, rtol=1e-9, atol=1e-9, saveat=times)
@@ -213,7 +211,6 @@ def test_ensembles_with_doses() -> None:
     )
     both = np.exp(-3) + np.exp(-2)
     np.testing.assert_allclose(sweep.x.isel(t=-1), [both + np.exp(-2.5), both + np.exp(-0.5), both], rtol=1e-6)
-    pytest.importorskip("jax")
     with pytest.raises(UnsupportedError, match="single solves with the jax engine"):
         ps.solve_ensemble(problem, "Tsit5", over={dose: [0.5, 2.5]}, engine="jax")
 
