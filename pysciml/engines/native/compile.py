@@ -83,6 +83,10 @@ class Prepared:
         """The right-hand side at the model's time."""
         return self.model.graph.evaluate("rhs", u, p, t)
 
+    def inputs(self, p: Array, origin: float) -> Array:
+        """The inputs of the compiled model that come before the initial values."""
+        return np.append(p, origin)
+
     @property
     def compiled(self) -> Compiled:
         """The compiled model; compiled when first asked for, and again if the library broke it."""

@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, SolveOptions, registry
-from pysciml.engines.native import auto, events, fields
+from pysciml.engines.native import auto, events, fields, line
 from pysciml.engines.native.compile import prepare
 from pysciml.engines.native.initial import InconsistentError, consistent, structurally_singular
 from pysciml.engines.native.lower import SUPPORTED
@@ -122,7 +122,7 @@ class NativeEngine(Engine):
         options: SolveOptions,
     ) -> RawSolution:
         """Compile and solve; see `pysciml.engines.native.stepping` for how calls are bounded."""
-        if model.fields:
+        if model.fields and not fields.compiles(model, algorithm, options):
             return fields.solve(model, u0, p, tspan, algorithm, options)
         if has_times(model):
             return solve_between(self.solve, model, u0, p, tspan, algorithm, options)
@@ -134,7 +134,7 @@ class NativeEngine(Engine):
             )
         begin = time.perf_counter()
         backward = tspan[1] < tspan[0]
-        prepared = prepare(model, backward=backward)
+        prepared = line.prepare(model, backward=backward) if model.fields else prepare(model, backward=backward)
         compiled = prepared.compiled
         ready = time.perf_counter()
         sign = prepared.sign
@@ -168,7 +168,7 @@ class NativeEngine(Engine):
         if model.events:
             result, algorithm, fired = events.solve(task, choose=algorithm is None)
         elif algorithm is None:
-            result, decision = auto.solve(task)
+            result, decision = auto.solve(task, calibrate=not model.fields)
             algorithm = decision.name
         else:
             result = march(task)

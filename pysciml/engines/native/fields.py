@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pysciml.engines.base import Array, RawSolution, SolveOptions
+from pysciml.engines.native import line
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model
 
@@ -26,13 +27,21 @@ ALGORITHMS: Final = {
 _METHODS: Final = ("QNDF", *ALGORITHMS)
 
 
+def compiles(model: Model, algorithm: str | None, options: SolveOptions) -> bool:
+    """Whether diffsol solves it, compiled."""
+    return algorithm not in ALGORITHMS and options.dt is None and line.compilable(model) is None
+
+
 def check(engine: Engine, model: Model, algorithm: str | None) -> None:
     """Raise `UnsupportedError` for a method it does not have for fields."""
     engine.check_algorithm(algorithm)
-    if algorithm is not None and algorithm not in _METHODS:
+    if algorithm is None or algorithm in _METHODS:
+        return
+    reason = line.compilable(model)
+    if reason is not None:
         raise UnsupportedError(
             f"the native engine has {', '.join(_METHODS)} for partial differential equations ({model.name!r} is "
-            f"one), not {algorithm}; the jax engine has more",
+            f"one), and {algorithm} for those it can compile: {reason}; the jax engine has more",
             engine=engine.name,
             algorithm=algorithm,
         )

@@ -49,13 +49,13 @@ _SAFE_POINTS: Final[dict[int, tuple[float | None, ...]]] = {
 }
 
 
-class _Lowering:
-    """One pass over a graph, writing into a builder."""
+class Lowering:
+    """One pass over a graph, writing into a builder, whose last parameter is the origin of time."""
 
-    def __init__(self, graph: Graph, *, backward: bool) -> None:
+    def __init__(self, graph: Graph, builder: GraphBuilder, *, backward: bool) -> None:
         self.graph = graph
         self.backward = backward
-        self.b = GraphBuilder(graph.n_states, graph.n_params + 1)
+        self.b = builder
         self.half = self.b.constant(0.5)
         self.two = self.b.constant(2.0)
         self._op = graph.op.tolist()
@@ -172,42 +172,42 @@ class _Lowering:
 Rule = Callable[..., int]
 
 
-def _tan(s: _Lowering, x: int) -> int:
+def _tan(s: Lowering, x: int) -> int:
     return s.b.div(s.b.call(ops.SIN, x), s.b.call(ops.COS, x))
 
 
-def _sign_and_size(s: _Lowering, x: int) -> tuple[int, int]:
+def _sign_and_size(s: Lowering, x: int) -> tuple[int, int]:
     """-1 or 1 (1 at zero), and |x| with the derivative that continues it."""
     sign = s.b.sub(s.b.mul(s.two, s.ge(x, s.b.zero)), s.b.one)
     return sign, s.b.mul(sign, x)
 
 
-def _tanh(s: _Lowering, x: int) -> int:
+def _tanh(s: Lowering, x: int) -> int:
     b = s.b
     sign, size = _sign_and_size(s, x)
     e = b.call(ops.EXP, b.neg(b.mul(s.two, size)))
     return b.mul(sign, b.div(b.sub(b.one, e), b.add(b.one, e)))
 
 
-def _asinh(s: _Lowering, x: int) -> int:
+def _asinh(s: Lowering, x: int) -> int:
     b = s.b
     sign, size = _sign_and_size(s, x)
     root = b.call(ops.SQRT, b.add(b.one, b.mul(size, size)))
     return b.mul(sign, b.call(ops.LOG, b.add(size, root)))
 
 
-def _acosh(s: _Lowering, x: int) -> int:
+def _acosh(s: Lowering, x: int) -> int:
     b = s.b
     root = b.mul(b.call(ops.SQRT, b.sub(x, b.one)), b.call(ops.SQRT, b.add(x, b.one)))
     return b.call(ops.LOG, b.add(x, root))
 
 
-def _atanh(s: _Lowering, x: int) -> int:
+def _atanh(s: Lowering, x: int) -> int:
     b = s.b
     return b.mul(s.half, b.call(ops.LOG, b.div(b.add(b.one, x), b.sub(b.one, x))))
 
 
-def _arctangent_of_ratio(s: _Lowering, z: int) -> int:
+def _arctangent_of_ratio(s: Lowering, z: int) -> int:
     """``atan(z)`` for ``0 <= z <= 1`` to rounding error.
 
     With any ``y`` near ``atan(z)``, ``atan(z) = y + atan(r)`` exactly, where
@@ -227,7 +227,7 @@ def _arctangent_of_ratio(s: _Lowering, z: int) -> int:
     return b.add(y, b.mul(r, series))
 
 
-def _atan(s: _Lowering, x: int) -> int:
+def _atan(s: Lowering, x: int) -> int:
     b = s.b
     sign, size = _sign_and_size(s, x)
     large = s.ge(size, b.one)
@@ -238,17 +238,17 @@ def _atan(s: _Lowering, x: int) -> int:
     return b.mul(sign, b.add(angle, b.mul(large, complement)))
 
 
-def _asin(s: _Lowering, x: int) -> int:
+def _asin(s: Lowering, x: int) -> int:
     b = s.b
     root = b.call(ops.SQRT, b.mul(b.sub(b.one, x), b.add(b.one, x)))
     return b.mul(s.two, _atan(s, b.div(x, b.add(b.one, root))))
 
 
-def _acos(s: _Lowering, x: int) -> int:
+def _acos(s: Lowering, x: int) -> int:
     return s.b.sub(s.b.constant(math.pi / 2), _asin(s, x))
 
 
-def _atan2(s: _Lowering, y: int, x: int) -> int:
+def _atan2(s: Lowering, y: int, x: int) -> int:
     b = s.b
     sign, height = _sign_and_size(s, y)
     _, width = _sign_and_size(s, x)
@@ -263,15 +263,15 @@ def _atan2(s: _Lowering, y: int, x: int) -> int:
     return b.mul(sign, angle)
 
 
-def _sign(s: _Lowering, x: int) -> int:
+def _sign(s: Lowering, x: int) -> int:
     return s.b.sub(s.ge(x, s.b.zero), s.ge(s.b.zero, x))
 
 
-def _heaviside(s: _Lowering, x: int) -> int:
+def _heaviside(s: Lowering, x: int) -> int:
     return s.b.mul(s.half, s.b.add(s.b.one, _sign(s, x)))
 
 
-def _or(s: _Lowering, x: int, y: int) -> int:
+def _or(s: Lowering, x: int, y: int) -> int:
     return s.negation(s.both(s.negation(s.truth(x)), s.negation(s.truth(y))))
 
 
@@ -321,6 +321,6 @@ def lower(graph: Graph, names: Sequence[str], *, backward: bool = False) -> Grap
         library miss the last output time, which it answers with a panic.)
     """
     graph = expand(graph)
-    lowering = _Lowering(graph, backward=backward)
+    lowering = Lowering(graph, GraphBuilder(graph.n_states, graph.n_params + 1), backward=backward)
     outputs = {name: [lowering.node(int(node), -1) for node in graph.outputs[name]] for name in names}
     return lowering.b.build(outputs)

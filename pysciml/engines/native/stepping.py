@@ -67,7 +67,7 @@ class Task:
         """One call of the library."""
         least = self.smallest_step if least is None else least
         compiled = self.prepared.compiled
-        inputs = np.append(self.p, self.origin)
+        inputs = self.prepared.inputs(self.p, self.origin)
         out = compiled.run(self.method, t, u, inputs, until, self.rtol, self.atol, least)
         for k in range(1, 5):
             if out.retcode != MISSED or not isinstance(until, np.ndarray):
