@@ -122,7 +122,7 @@ class NativeEngine(Engine):
         options: SolveOptions,
     ) -> RawSolution:
         """Compile and solve; see `pysciml.engines.native.stepping` for how calls are bounded."""
-        if model.fields and not fields.compiles(model, algorithm, options):
+        if model.fields and not fields.compiles(model, algorithm, options, backward=tspan[1] < tspan[0]):
             return fields.solve(model, u0, p, tspan, algorithm, options)
         if has_times(model):
             return solve_between(self.solve, model, u0, p, tspan, algorithm, options)

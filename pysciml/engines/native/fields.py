@@ -1,8 +1,8 @@
-"""Partial differential equations without a compiler: array operations in NumPy.
+"""Partial differential equations: which are compiled, and the others by array operations in NumPy.
 
-DiffSL follows every element of a broadcast product while it compiles, whether it is zero or not, so
-that a field of 32 x 32 cells takes seconds and one of 256 x 256 for ever. On whole fields NumPy's
-operations are as fast as compiled loops up to a small factor, and there is nothing to wait for.
+On a line a model is a few vector statements and its Jacobian a band: it is compiled (`line`). In two
+and three dimensions NumPy's operations on whole fields are as fast as compiled loops up to a small
+factor, there is nothing to wait for, and Krylov methods do not fill in as a sparse factorization does.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ ALGORITHMS: Final = {
 _METHODS: Final = ("QNDF", *ALGORITHMS)
 
 
-def compiles(model: Model, algorithm: str | None, options: SolveOptions) -> bool:
-    """Whether diffsol solves it, compiled."""
-    return algorithm not in ALGORITHMS and options.dt is None and line.compilable(model) is None
+def compiles(model: Model, algorithm: str | None, options: SolveOptions, *, backward: bool) -> bool:
+    """Whether diffsol solves it, compiled; see `pysciml.engines.native.line`."""
+    if algorithm in ALGORITHMS or line.compilable(model) is not None:
+        return False
+    if algorithm is None or algorithm in _METHODS:
+        return options.dt is None and line.pays(model, backward=backward)
+    return True
 
 
 def check(engine: Engine, model: Model, algorithm: str | None) -> None:
@@ -50,7 +54,7 @@ def check(engine: Engine, model: Model, algorithm: str | None) -> None:
 def solve(
     model: Model, u0: Array, p: Array, tspan: tuple[float, float], algorithm: str | None, options: SolveOptions
 ) -> RawSolution:
-    """Solve; without an algorithm QNDF where diffusion would hold an explicit method back, DP5 elsewhere."""
+    """Solve in NumPy; without an algorithm QNDF where diffusion would hold an explicit method back, DP5 elsewhere."""
     from pysciml.engines.fields.choice import solve as step_from_host
     from pysciml.engines.fields.operator import interpreted
     from pysciml.graph.fields import FieldGraph

@@ -39,6 +39,8 @@ from pysciml.graph.fields import FieldGraph
 
 #: Models of more states are not compiled (benchmarks/fields_native.py).
 MOST_STATES: Final = 16_384
+#: Without a method's name models of more statements are not compiled, either: the compiler takes seconds.
+MOST_STATEMENTS: Final = 40
 #: This many models stay compiled.
 _KEPT: Final = 16
 #: Expressions are cut into statements at this depth: the compiler's parser recurses.
@@ -56,17 +58,16 @@ def compilable(model: Model) -> str | None:
         return f"it has more than {MOST_STATES} states"
     if model.events or not model.differential.all():
         return "it has events or algebraic equations"
-    needed = graph.reachable(graph.outputs["rhs"])
-    used = set(graph.op[needed].tolist())
-    if not used <= SUPPORTED | _ARRAY_OPS:
-        names = sorted(ao.describe(code).name for code in used - SUPPORTED - _ARRAY_OPS)
-        return f"it needs {', '.join(names)}"
     by_field = _below(graph, ao.FIELD)
-    for node in np.flatnonzero(needed).tolist():
+    moving = (by_field | _below(graph, ops.TIME)) & graph.reachable(graph.outputs["rhs"])
+    missing = set(graph.op[moving].tolist()) - SUPPORTED - _ARRAY_OPS
+    if missing:
+        return f"it needs {', '.join(sorted(ao.describe(code).name for code in missing))}"
+    for node in np.flatnonzero(moving).tolist():
         if len(graph.shapes[node]) > 1:
             return "it has more than one dimension"
-        operands = [a for a in graph.args[node].tolist() if a >= 0 and by_field[a]]
-        if int(graph.op[node]) not in ao.ARRAY_OPS and any(graph.shapes[a] != graph.shapes[node] for a in operands):
+        operands = [k for k in graph.args[node].tolist() if k >= 0 and by_field[k]]
+        if int(graph.op[node]) not in ao.ARRAY_OPS and any(graph.shapes[k] != graph.shapes[node] for k in operands):
             return "a value at one place acts on all cells"
     return None
 
@@ -90,6 +91,9 @@ class _FieldLowering(Lowering):
             return self.arrays.table(self._fields.tables[k])
         # A branch of a piecewise function is guarded cell by cell; moved cells have left their guards.
         args = tuple(self._done[self._key(a, -1)] for a in self._args[node] if a >= 0)
+        if code == ao.APPLY:
+            axis, table = self._fields.attributes[k]
+            return self.arrays.apply(self._fields.tables[table], args[0], axis)
         return self.arrays.apply_attribute(code, args, self._fields.attributes[k])
 
     def _needs(self, node: int, guard: int) -> list[tuple[int, int]]:
@@ -352,6 +356,11 @@ class Shared:
     written: Written | None = None
     compiled: Compiled | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+def pays(model: Model, *, backward: bool) -> bool:
+    """Whether compiling pays where nobody asked for it; `compilable` it must be."""
+    return prepare(model, backward=backward).written.text.count("\n") <= MOST_STATEMENTS
 
 
 _cache: OrderedDict[tuple[str, bool], Shared] = OrderedDict()
