@@ -70,6 +70,11 @@ class Prepared:
         rows, _ = self.lowered.sparsity("rhs")
         return len(rows) + n <= SPARSE_SHARE * n * n
 
+    @property
+    def elimination(self) -> float:
+        """Seconds per state that sparse linear algebra takes in a step, roughly, from above."""
+        return 1.0e-6
+
     @cached_property
     def _jacobian(self) -> tuple[Graph, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         return self.model.graph.jacobian("rhs")

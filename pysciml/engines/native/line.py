@@ -311,6 +311,11 @@ class Line(Prepared):
         """See `Prepared`: a band is sparse."""
         return self.lowered.n_states >= SPARSE_STATES
 
+    @property
+    def elimination(self) -> float:
+        """See `Prepared`: a band does not fill in."""
+        return 2.0e-7
+
     def inputs(self, p: Array, origin: float) -> Array:
         """See `Prepared`: the vectors that depend on them."""
         key = np.append(p, origin)

@@ -152,7 +152,7 @@ def step_cost(prepared: Prepared, method: str) -> float:
     if method == "Tsit5":
         return 1.5e-6 + 8 * evaluation
     if prepared.sparse:
-        cost = 3e-6 + 1.0e-6 * n + 5 * evaluation
+        cost = 3e-6 + prepared.elimination * n + 5 * evaluation
     else:
         cost = 3e-6 + 5 * evaluation + 0.1 * n * evaluation + 3e-9 * n**2 + 1e-10 * n**3
     return cost if method == "QNDF" else 3 * cost
