@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import cold, must_hold, picture, solvers
+from benchmarks.machine import machine
 from benchmarks.peers import versions
 from benchmarks.problems import PROBLEMS
 
@@ -56,18 +56,6 @@ Every measured point is in `points.csv`.
 
 What regularization does to the cost of learned equations: [regularization](regularization.md).
 """
-
-
-def machine() -> str:
-    """Processor and operating system, as far as they are told."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = models[0] if models else name
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def main(arguments: list[str]) -> int:

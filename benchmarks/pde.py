@@ -8,11 +8,13 @@
 - Kuramoto-Sivashinsky on 1,024 points, ETDRK4, against exponax;
 - compile time on 512 x 512 cells against 64 x 64.
 
-Ratios are of times taken in one run, interleaved. Peers that are not installed are left out.
+Ratios are of times taken in one run, interleaved. Peers that are not installed are left out. `--write` keeps
+the results in ``results/pde.json`` and ``results/pde.md``; parts can be named to measure only these.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import resource
 import subprocess
@@ -26,6 +28,7 @@ import numpy as np
 import sympy as sp
 
 import pysciml as ps
+from benchmarks.pde_report import keep
 
 X, Y = ps.coordinates("X Y")
 
@@ -316,20 +319,40 @@ def compiling() -> Verdict:
     )
 
 
-def main() -> int:
+PARTS: dict[str, Callable[[], Verdict | list[Verdict]]] = {
+    part.__name__: part for part in (cold, warm, compiling, kuramoto_sivashinsky, gray_scott, large)
+}
+
+
+def main(arguments: list[str]) -> int:
     """Measure and print everything; the exit code says whether all promises hold."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pde", description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all by default")
+    parser.add_argument(
+        "--write", action="store_true", help="keep the results in benchmarks/results/pde.json and pde.md"
+    )
+    chosen = parser.parse_args(arguments)
+    unknown = set(chosen.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
     verdicts: list[Verdict] = []
-    for part in (cold, warm, compiling, kuramoto_sivashinsky, gray_scott, large):
+    for name, part in PARTS.items():
+        if chosen.parts and name not in chosen.parts:
+            continue
         begin = time.perf_counter()
         found = part()
-        for verdict in found if isinstance(found, list) else [found]:
-            verdicts.append(verdict)
+        here = found if isinstance(found, list) else [found]
+        took = time.perf_counter() - begin
+        for verdict in here:
             print(verdict, flush=True)
-        print(f"      ({part.__name__}: {time.perf_counter() - begin:.0f} s)", flush=True)
+        print(f"      ({name}: {took:.0f} s)", flush=True)
+        if chosen.write:
+            keep(name, here, took, list(PARTS))
+        verdicts += here
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"      (peak memory of this process {peak:.2f} GB)")
     return 1 if any(verdict.holds is False for verdict in verdicts) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

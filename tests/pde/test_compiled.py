@@ -175,9 +175,9 @@ def flat() -> Any:
 
 
 def far() -> Any:
-    return ps.PDESystem(
-        [ps.Eq(D(u), D(u, X, 2) - ps.integral(u))], {X: (0, 1)}, {X: ps.Neumann(0)}, {u: X}
-    ).discretize({X: 8})
+    return ps.PDESystem([ps.Eq(D(u), D(u, X, 2) - ps.integral(u))], {X: (0, 1)}, {X: ps.Neumann(0)}, {u: X}).discretize(
+        {X: 8}
+    )
 
 
 def spectral() -> Any:

@@ -153,7 +153,9 @@ class _Writer:
         graph, n = self._graph, self._graph.n_states
         sign = "-" if backward else ""
         widths = [_width(shape) for shape in graph.fields]
-        rows = [sign + self._part_of_list(root, w) for root, w in zip(graph.outputs["rhs"].tolist(), widths, strict=True)]
+        rows = [
+            sign + self._part_of_list(root, w) for root, w in zip(graph.outputs["rhs"].tolist(), widths, strict=True)
+        ]
         size = n + sum(width for _, width in self._data)
         head = [f"in_i {{ (0:{size}): a = 0.0 }}", f"u_i {{ {_slice('in', size - n, n, size)} }}"]
         offset = 0
