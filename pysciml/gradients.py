@@ -11,6 +11,7 @@ import xarray as xr
 
 from pysciml._version import __version__
 from pysciml.engines.base import get
+from pysciml.engines.manifold import refuse_constraints
 from pysciml.errors import ProblemError
 from pysciml.options import read_options
 from pysciml.problem import Problem
@@ -133,6 +134,7 @@ def gradient(
     quantity = _read_quantity(problem, of) if function is None else None
     engine = get("jax")
     engine.check(model, alg)
+    refuse_constraints(model, "jax")
 
     from pysciml.engines.jax.engine import choose, with_step
     from pysciml.engines.jax.gradient import goes_forward

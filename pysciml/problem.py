@@ -13,10 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import sympy as sp
 
+from pysciml.consistency import consistent_start
 from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.graph import Model
 from pysciml.symbolic import System, printing
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 #: What Newton's method starts from for an algebraic unknown without an initial value.
 ALGEBRAIC_GUESS = 1.0
@@ -31,7 +34,8 @@ class Problem:
     u0 : mapping
         State -> initial value at ``tspan[0]``. Keys are symbols, names, or derivatives
         (``D(x)``) for equations of higher order. Algebraic unknowns may be left out; their values
-        are starting guesses for consistent ones.
+        are starting guesses for consistent ones. Where the index was reduced, others may be left out
+        too, as far as the constraints determine them.
     tspan : pair of float
         From where to where; reversed integrates backward.
     p : mapping, optional
@@ -56,6 +60,8 @@ class Problem:
     >>> problem.remake(p={"a": 2.0})
     """
 
+    _given: Mask | None = None
+
     def __init__(
         self,
         system: System,
@@ -67,8 +73,8 @@ class Problem:
             raise ProblemError(f"a Problem is made of a pysciml.System, not {type(system).__name__}")
         self.system = system
         model = system.model
-        start = np.where(model.differential, math.nan, ALGEBRAIC_GUESS)
-        self.u0 = self._fill_states(start, u0)
+        self.u0 = self._fill_states(np.where(_may_be_left_out(model), ALGEBRAIC_GUESS, math.nan), u0)
+        self._given = self._fixed_by(u0, np.zeros(len(model.states), dtype=np.bool_))
         missing = [name for name, value in zip(model.states, self.u0, strict=True) if math.isnan(value)]
         if missing:
             raise ProblemError(
@@ -82,6 +88,8 @@ class Problem:
         missing = [name for name, value in zip(model.parameters, self.p, strict=False) if math.isnan(value)]
         if missing:
             raise ProblemError(f"p has no value for {_list(missing)}", symbol=missing[0])
+        if self._given is not None:
+            self.u0 = consistent_start(model, self.u0, self.p, self.tspan[0], self._given)
         self._freeze()
 
     def _freeze(self) -> None:
@@ -90,6 +98,20 @@ class Problem:
 
     def _fill_states(self, start: Array, u0: Any) -> Array:
         return _fill(start, u0, "u0", "state", self.system.state_index, self.system.model.states)
+
+    def _fixed_by(self, u0: Mapping[Any, Any], given: Mask | None) -> Mask | None:
+        """Which initial values the constraints must leave as they are, those of ``u0`` among them."""
+        guessed = self.system.model.guessed
+        if given is None or guessed is None:
+            return None
+        given = given.copy()
+        for key in u0:
+            given[self._place(key)] |= not guessed[self._place(key)]
+        return given
+
+    def _place(self, key: Any) -> int:
+        """The position of a state that is known to be one."""
+        return cast("int", self.system.state_index(key))
 
     @property
     def weights(self) -> Mapping[str, Array]:
@@ -136,6 +158,13 @@ class Problem:
         new.u0 = self.u0 if u0 is None else self._fill_states(self.u0.copy(), u0)
         new.tspan = self.tspan if tspan is None else _read_tspan(tspan)
         new.p = self.p if p is None else self._fill_parameters(self.p.copy(), p)
+        new._given = self._given
+        if self._given is not None:
+            # A value that was solved for and is handed back is none that was given.
+            changed = {k: v for k, v in (u0 or {}).items() if new.u0[self._place(k)] != self.u0[self._place(k)]}
+            given = new._given = self._fixed_by(changed, self._given)
+            if given is not None:
+                new.u0 = consistent_start(self.system.model, new.u0, new.p, new.tspan[0], given)
         new._freeze()
         return new
 
@@ -150,6 +179,15 @@ class Problem:
         for name, values in self.weights.items():
             lines.append(f"  {name}: {values.size} weights")
         return "\n".join(lines)
+
+
+def _may_be_left_out(model: Model) -> Mask:
+    """Which initial values can follow from equations: those of algebraic states, and of those in constraints."""
+    found = ~model.differential
+    if model.constraints:
+        _, cols = model.graph.sparsity("constraints")
+        found[cols] = True
+    return found
 
 
 def _pairs(names: tuple[str, ...], values: Array) -> str:

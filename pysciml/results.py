@@ -79,6 +79,10 @@ def attributes(problem: Problem, raw: RawSolution, engine: str) -> dict[str, Any
         "pysciml_version": __version__,
         **raw.extra,
     }
+    model = problem.system.model
+    if model.constraints:
+        attrs["index"] = model.index
+        attrs["index_reduced"] = "constraints: " + "; ".join(model.constraints)
     if raw.event_times:
         attrs["event_times"] = np.array([time for time, _ in raw.event_times])
         attrs["event_numbers"] = np.array([number for _, number in raw.event_times], dtype=np.int64)

@@ -79,6 +79,12 @@ def steady_state(
         raise UnsupportedError(f"steady_state has no algorithm {alg!r}: it has {', '.join(ALGORITHMS)}", algorithm=alg)
     model = problem.system.model
     _check(model)
+    if model.constraints and alg == "SSRootfind":
+        raise UnsupportedError(
+            f"SSRootfind does not keep to the constraints of {model.name!r}, whose index was reduced: alg='DynamicSS' "
+            "does",
+            algorithm=alg,
+        )
     chosen = choose_engine(model, None, engine)
     if alg == "SSRootfind":
         raw = _newton(model, problem.u0, problem.p, rtol, atol)

@@ -50,6 +50,8 @@ class Inputs:
     p: Array
     shape: tuple[int, ...]
     varying: tuple[Varying, ...]
+    #: Which initial values were given, where others follow from constraints (`pysciml.consistency`).
+    given: npt.NDArray[np.bool_] | None = None
 
     @property
     def size(self) -> int:

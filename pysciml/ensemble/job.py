@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pysciml._version import __version__
+from pysciml.consistency import consistent_rows
 from pysciml.engines import base
 from pysciml.engines.base import Array, Engine
 from pysciml.engines.batch import Batch, BatchEngine, BatchOptions, BatchReport
@@ -175,6 +176,10 @@ class Job:
         return Solved(values, retcodes, report.algorithm, report.compile_seconds, report.extra)
 
     def _inputs(self, trajectories: Indices, given: Given) -> tuple[Array, Array]:
+        u0, p = self._raw_inputs(trajectories, given)
+        return consistent_rows(self.model, u0, p, self.tspan[0], self.inputs.given), p
+
+    def _raw_inputs(self, trajectories: Indices, given: Given) -> tuple[Array, Array]:
         if not given:
             return self.inputs.at(trajectories)
         here = tuple(varying for i, varying in enumerate(self.inputs.varying) if i not in given)
@@ -202,6 +207,8 @@ class Job:
             "varying": [[v.is_state, v.index, v.axes] for v in self.inputs.varying],
         }
         arrays |= {"u0": self.inputs.u0, "p": self.inputs.p}
+        if self.inputs.given is not None:
+            arrays["given"] = self.inputs.given
         for i, varying in enumerate(self.inputs.varying):
             arrays[f"varying{i}"] = varying.values if varying.values.size <= _SMALL else np.zeros(0)
         stream = io.BytesIO()
@@ -227,7 +234,7 @@ class Job:
             header["algorithm"],
             (start, end),
             BatchOptions(read_options(header["options"], arrays), header["memory"], header["workers"]),
-            Inputs(arrays["u0"], arrays["p"], tuple(header["shape"]), varying),
+            Inputs(arrays["u0"], arrays["p"], tuple(header["shape"]), varying, arrays.get("given")),
         )
 
 

@@ -72,6 +72,8 @@ def pack_model(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
             "jumps": [asdict(jump) for jump in model.jumps],
             "noise": model.noise,
             "noise_type": model.noise_type,
+            "constraints": model.constraints,
+            "index": model.index,
         },
         "n_params": graph.n_params,
         "networks": [asdict(network) for network in graph.networks],
@@ -80,6 +82,8 @@ def pack_model(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     arrays: dict[str, Any] = {name: getattr(graph, name) for name in _GRAPH}
     arrays |= {name: getattr(model, name) for name in _MODEL}
+    if model.guessed is not None:
+        arrays["guessed"] = model.guessed
     return header, arrays | {f"output{i}": nodes for i, nodes in enumerate(graph.outputs.values())}
 
 
@@ -96,7 +100,8 @@ def unpack_model(header: dict[str, Any], arrays: dict[str, Any]) -> Model:
     )
     events = tuple(EventSpec(**_with_targets(spec)) for spec in fields.pop("events"))
     jumps = tuple(JumpSpec(**_with_targets(spec)) for spec in fields.pop("jumps"))
-    names = {key: tuple(fields.pop(key)) for key in ("states", "parameters", "observed", "noise")}
+    names = {key: tuple(fields.pop(key)) for key in ("states", "parameters", "observed", "noise", "constraints")}
+    fields["guessed"] = arrays.get("guessed")
     return Model(graph=graph, events=events, jumps=jumps, **{name: arrays[name] for name in _MODEL}, **names, **fields)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from pysciml.consistency import consistent_rows
 from pysciml.engines.base import Array
 from pysciml.ensemble.inputs import Inputs, Varying
 from pysciml.errors import ProblemError
@@ -85,11 +86,16 @@ class Sweep:
             Varying(v.is_state, v.index, tuple(self.dims.index(str(dim)) for dim in v.values.dims), v.values.values)
             for v in self.varied
         )
-        return Inputs(self._problem.u0, self._problem.p, self.shape, varying)
+        given = self._problem._given
+        if given is not None:
+            given = given.copy()
+            given[[v.index for v in varying if v.is_state]] = True
+        return Inputs(self._problem.u0, self._problem.p, self.shape, varying, given)
 
     def inputs(self, low: int, high: int) -> tuple[Array, Array]:
         """Initial values and parameters of some of the trajectories, one row each."""
-        return self.numbers.at(np.arange(low, high))
+        u0, p = self.numbers.at(np.arange(low, high))
+        return consistent_rows(self._problem.system.model, u0, p, self._problem.tspan[0], self.numbers.given), p
 
     def paths(self, low: int, high: int) -> npt.NDArray[np.uint32]:
         """The number of each trajectory's random path: its place among all of them."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from pysciml.consistency import consistent_start
 from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.errors import SolverError, UnsupportedError
 from pysciml.fitting.inputs import Free, Observations
@@ -125,6 +126,11 @@ class Residuals:
         states = self.free.is_state
         u0[self.free.index[states]] = values[states]
         p[self.free.index[~states]] = values[~states]
+        given = self.problem._given
+        if given is not None:
+            given = given.copy()
+            given[self.free.index[states]] = True
+            u0 = consistent_start(self.problem.system.model, u0, p, self.problem.tspan[0], given)
         return u0, p
 
     @cached_property

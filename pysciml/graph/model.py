@@ -96,6 +96,9 @@ class Model:
     residual that is zero. The output ``"observed"`` holds the observed quantities. For stochastic
     systems entry ``k`` of the output ``"diffusion"`` multiplies the increment of Brownian motion
     ``diffusion_cols[k]`` in row ``diffusion_rows[k]``.
+
+    Where the index was reduced, the output ``"constraints"`` holds what is zero along every solution by
+    these equations if it is zero at the start. `pysciml.graph.manifold` makes the model that an engine solves.
     """
 
     graph: Graph
@@ -115,6 +118,12 @@ class Model:
     #: Of a partial differential equation; then `states` names fields and `graph` is a `FieldGraph`.
     fields: tuple[FieldLayout, ...] = ()
     jumps: tuple[JumpSpec, ...] = ()
+    #: What the output ``"constraints"`` says, in words.
+    constraints: tuple[str, ...] = ()
+    #: With constraints: whose initial values are guesses. Without: those of algebraic states.
+    guessed: npt.NDArray[np.bool_] | None = None
+    #: The structural index of the equations as they were written.
+    index: int = 0
 
     @property
     def n_noise(self) -> int:

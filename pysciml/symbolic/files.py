@@ -69,6 +69,10 @@ def save(system: System, path: str | Path, weights: Mapping[Any, Any] | None = N
         },
         "hash": model.hash,
     }
+    if model.constraints:
+        document |= {"constraints": list(model.constraints), "guessed": np.asarray(model.guessed).tolist()}
+    if model.index:
+        document["index"] = model.index
     if graph.networks:
         document["graph"]["networks"] = _networks_of(system, {} if weights is None else weights)
         document["graph"]["calls"] = [[call.network, call.output, list(call.wrt)] for call in graph.calls]
@@ -322,6 +326,9 @@ def _model(
         expected |= {event.condition: max(1, n_times), event.values: len(event.targets)}
     for jump in jumps:
         expected |= {jump.rate: 1, jump.values: len(jump.targets)}
+    constraints, guessed, index = _index(document, n)
+    if constraints:
+        expected["constraints"] = len(constraints)
     found = {name: len(nodes) for name, nodes in graph.outputs.items()}
     if found != expected or len(rows) != len(cols):
         raise ModelError(f"graph.outputs are {found}, and should be {expected}")
@@ -357,7 +364,25 @@ def _model(
         diffusion_cols=cols,
         noise_type=cast("Any", noise_type),
         jumps=jumps,
+        constraints=constraints,
+        guessed=guessed,
+        index=int(not all(differential)) if index is None else index,
     )
+
+
+def _index(
+    document: _Checked, n_states: int
+) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.bool_]] | None, int | None]:
+    """What is known of the index: constraints in words, whose initial values are guesses, and the index itself."""
+    index = document.get("index", int) if document.has("index") else None
+    if not document.has("constraints"):
+        return (), None, index
+    phrases, guessed = document.get("constraints", list), document.get("guessed", list)
+    if not phrases or not all(isinstance(phrase, str) for phrase in phrases):
+        raise ModelError("constraints are not texts")
+    if len(guessed) != n_states or not all(type(g) is bool for g in guessed):
+        raise ModelError("guessed is not one true or false per state")
+    return tuple(phrases), np.array(guessed, dtype=np.bool_), index
 
 
 def _jump(entry: _Checked, number: int, n_states: int) -> JumpSpec:

@@ -26,8 +26,8 @@ class Happenings:
     transfer : callable
         From the reader's nodes to those of the finished graph.
     states : tuple of StateInfo
-    n_differential : int
-        The states after so many are algebraic.
+    algebraic : list of bool
+        Which states algebraic equations determine.
     outputs : dict
         The outputs of the graph, which grow.
     """
@@ -37,13 +37,13 @@ class Happenings:
         reader: Reader,
         transfer: Callable[[int], int],
         states: tuple[StateInfo, ...],
-        n_differential: int,
+        algebraic: list[bool],
         outputs: dict[str, Sequence[int]],
     ) -> None:
         self._reader = reader
         self._transfer = transfer
         self._states = states
-        self._n_differential = n_differential
+        self._algebraic = algebraic
         self._outputs = outputs
         self._keys = {(s.function, s.order): i for i, s in enumerate(states)}
 
@@ -103,7 +103,7 @@ class Happenings:
                 known = ", ".join(s.name for s in self._states)
                 name = printing.text(symbol, self._reader.time)
                 raise ModelError(f"it sets {name}, which is not a state ({known})", symbol=name)
-            if target >= self._n_differential:
+            if self._algebraic[target]:
                 name = self._states[target].name
                 raise ModelError(f"it sets {name}, which follows from an algebraic equation", symbol=name)
             targets.append(target)

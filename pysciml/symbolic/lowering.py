@@ -2,8 +2,9 @@
 
 The steps: read every equation into two nodes over the unknowns and their derivatives (`reading`);
 check that there is one per unknown (`counting`); solve for the highest derivatives those that are
-linear in them (`solving`); number the states, separate the noise, collect the outputs (here).
-What cannot be solved for a derivative becomes an algebraic equation.
+linear in them (`solving`); differentiate algebraic equations that are constraints (`index`); number the
+states, separate the noise, collect the outputs (here). What cannot be solved for a derivative becomes an
+algebraic equation.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pysciml.graph.model import Kind, NoiseType
 from pysciml.symbolic.counting import check_counts
 from pysciml.symbolic.events import Event, Jump
 from pysciml.symbolic.happenings import Happenings
+from pysciml.symbolic.index import reduce_index
 from pysciml.symbolic.reading import (
     Reader,
     Unknown,
@@ -92,7 +94,7 @@ def lower(
         for order in range(unknown.order + 1):
             reader._function(unknown.function, order)
     check_counts(reader, equations, sides)
-    solution = solve_for_derivatives(reader, equations, sides)
+    solution = reduce_index(reader, equations, solve_for_derivatives(reader, equations, sides))
     return _assemble(reader, solution, equations, observed, events, jumps, name)
 
 
@@ -158,7 +160,10 @@ def _assemble(
     if noise:
         outputs["diffusion"] = [node for _, _, node in diffusion]
     outputs["observed"] = [transfer(reader.observed[symbol]) for symbol in observed]
-    happenings = Happenings(reader, transfer, states, len(differential), outputs)
+    if solution.constraints:
+        outputs["constraints"] = [transfer(constraint.node) for constraint in solution.constraints]
+    guessed = np.array([s.order >= _fixed(reader, solution, s.function) for s in states])
+    happenings = Happenings(reader, transfer, states, guessed.tolist(), outputs)
     specs = tuple(happenings.event(number, event) for number, event in enumerate(events))
     jump_specs = tuple(happenings.jump(number, jump) for number, jump in enumerate(jumps))
     _no_noise_outside(reader, numbered, outputs)
@@ -180,8 +185,18 @@ def _assemble(
         diffusion_cols=cols,
         noise_type=_noise_type(graph, rows, cols, len(noise)) if noise else None,
         jumps=jump_specs,
+        constraints=tuple(constraint.phrase for constraint in solution.constraints),
+        guessed=guessed if solution.constraints else None,
+        index=solution.index,
     )
     return Lowered(model, reader.time, states, parameters, tuple(observed))
+
+
+def _fixed(reader: Reader, solution: Solution, function: Any) -> int:
+    """From which derivative on an unknown's initial values are guesses: the order that algebraic equations determine."""
+    unknown = reader.unknowns[function]
+    explicit = unknown.leaves[unknown.order] in solution.explicit
+    return unknown.order if explicit else solution.orders[function]
 
 
 def _state(reader: Reader, unknown: Unknown, order: int) -> StateInfo:

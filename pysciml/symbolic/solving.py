@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import sympy as sp
 
 from pysciml.errors import ModelError
-from pysciml.graph import GraphBuilder, ops
+from pysciml.graph import GraphBuilder
 from pysciml.graph.derivative import steps_with, tangents
 from pysciml.symbolic import printing
+from pysciml.symbolic.probing import vanishes
 from pysciml.symbolic.reading import Reader, describe
 
-#: Random points at which a pivot must not vanish, to count as one.
-_PROBES = 3
+
+@dataclass
+class Constraint:
+    """What states fulfil because its derivative stands among the equations.
+
+    Attributes
+    ----------
+    node : int
+    equation : int
+        The position of the equation it comes from.
+    level : int
+        How often that was differentiated.
+    phrase : str
+        For messages.
+    """
+
+    node: int
+    equation: int
+    level: int
+    phrase: str
 
 
 @dataclass
@@ -23,6 +42,9 @@ class Solution:
 
     explicit: dict[int, int]  # highest-derivative placeholder -> its expression
     residuals: list[tuple[int, int]]  # (residual node, position of its equation)
+    constraints: list[Constraint] = field(default_factory=list[Constraint])
+    index: int = 0
+    orders: dict[Any, int] = field(default_factory=dict[Any, int])  # unknown -> its order in the equations
 
 
 def solve_for_derivatives(reader: Reader, equations: tuple[sp.Eq, ...], sides: list[tuple[int, int]]) -> Solution:
@@ -39,8 +61,9 @@ def solve_for_derivatives(reader: Reader, equations: tuple[sp.Eq, ...], sides: l
             explicit[rhs] = lhs
         else:
             waiting.append((b.sub(lhs, rhs), i))
+    orders = {function: unknown.order for function, unknown in reader.unknowns.items()}
     if not waiting:
-        return Solution(explicit, [])
+        return Solution(explicit, [], orders=orders)
     residuals: list[tuple[int, int]] = []
     rows: list[_Row] = []
     seeds = {h: {h: b.one} for h in highest}
@@ -67,7 +90,7 @@ def solve_for_derivatives(reader: Reader, equations: tuple[sp.Eq, ...], sides: l
         keys = list(explicit)
         explicit = dict(zip(keys, b.substitute_all([explicit[k] for k in keys], solved), strict=True))
     _check_residuals(reader, equations, residuals)
-    return Solution(explicit | solved, residuals)
+    return Solution(explicit | solved, residuals, index=int(bool(residuals)), orders=orders)
 
 
 def _check_residuals(reader: Reader, equations: tuple[sp.Eq, ...], residuals: list[tuple[int, int]]) -> None:
@@ -99,7 +122,7 @@ def _eliminate(b: GraphBuilder, rows: list[_Row], residuals: list[tuple[int, int
     for row in rows:
         for pivot in [k for k in row.coefficients if k in solved]:
             _subtract(b, row, pivot, solved[pivot])
-        row.coefficients = {k: c for k, c in row.coefficients.items() if not _vanishes(b, c)}
+        row.coefficients = {k: c for k, c in row.coefficients.items() if not vanishes(b, c)}
         if not row.coefficients:
             residuals.append((row.rest, row.equation))
             continue
@@ -126,41 +149,10 @@ def _subtract(b: GraphBuilder, row: _Row, pivot: int, other: _Row) -> None:
         return
     for key, coefficient in other.coefficients.items():
         product = b.mul(factor, coefficient)
-        row.coefficients[key] = b.sub(row.coefficients.get(key, b.zero), product)
+        before = row.coefficients.get(key, b.zero)
+        difference = b.sub(before, product)
+        value, size = b.value_of(difference), b.value_of(product)
+        if value is not None and size is not None and abs(value) <= 1e-14 * abs(size):
+            difference = b.zero  # what rounding leaves of two equal numbers is no pivot
+        row.coefficients[key] = difference
     row.rest = b.sub(row.rest, b.mul(factor, other.rest))
-
-
-def _vanishes(b: GraphBuilder, node: int) -> bool:
-    """Whether a coefficient is zero everywhere: tried at random points where it is not constant."""
-    value = b.value_of(node)
-    if value is not None:
-        return value == 0.0
-    cone = b.cone([node])
-    leaves = [n for n in cone if b.op_of(n) in (ops.FREE, ops.HISTORY)]
-    n_weights = sum(network.size for network in b.networks)
-    probe = GraphBuilder(len(leaves), n_weights)
-    calls = probe.copy_networks(b.networks, b.calls)
-    moved = {leaf: probe.state(k) for k, leaf in enumerate(leaves)}
-    scale: list[int] = []
-    for n in cone:
-        if n in moved:
-            continue
-        if b.op_of(n) == ops.CONST:
-            moved[n] = probe.constant(b.value_of(n) or 0.0)
-        elif b.op_of(n) == ops.TIME:
-            moved[n] = probe.time()
-        else:
-            index = calls[b.index_of(n)] if b.op_of(n) == ops.NETWORK else -1
-            moved[n] = probe.again(b.op_of(n), tuple(moved[a] for a in b.args_of(n)), 0.0, index)
-        if b.op_of(n) != ops.JOIN:
-            scale.append(moved[n])
-    graph = probe.build({"node": [moved[node]], "scale": scale or [moved[node]]})
-    rng = np.random.default_rng(0)
-    u = rng.uniform(0.5, 1.5, (len(leaves), 2 * _PROBES))
-    u[:, _PROBES:] *= rng.choice([-1.0, 1.0], (len(leaves), _PROBES))
-    weights = rng.normal(size=(n_weights, 1))
-    size = np.abs(graph.evaluate("scale", u, weights, 0.7))
-    size = np.max(np.where(np.isfinite(size), size, 0.0), axis=0, initial=1e-300)
-    values = np.abs(graph.evaluate("node", u, weights, 0.7)[0])
-    known = np.isfinite(values)  # outside an operation's domain there is nothing to see
-    return bool(known.any() and np.all(values[known] <= 1e-12 * size[known]))

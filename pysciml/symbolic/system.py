@@ -111,6 +111,24 @@ class System:
         return self.model.kind
 
     @property
+    def index(self) -> int:
+        """The structural index of the equations as they were written: how often some had to be differentiated.
+
+        0 for ordinary differential equations, 1 where the algebraic equations determine the algebraic unknowns. Where it
+        is higher, the equations are differentiated until they do (`pysciml.symbolic.index`), `equations` stay as they
+        were written, and solutions stay on what was differentiated, `constraints`.
+        """
+        return self.model.index
+
+    @property
+    def constraints(self) -> dict[str, sp.Expr]:
+        """What index reduction leaves as constraints on the states: in words -> the expression that is zero."""
+        if not self.model.constraints:
+            return {}
+        expressions = to_sympy(self.graph, "constraints", self.states, self.parameters, self.time)
+        return dict(zip(self.model.constraints, expressions, strict=True))
+
+    @property
     def noise_type(self) -> NoiseType | None:
         """``"additive"``, ``"diagonal"``, ``"scalar"`` or ``"general"``; None without noise."""
         return self.model.noise_type

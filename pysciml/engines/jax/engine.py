@@ -12,9 +12,11 @@ import numpy.typing as npt
 from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, SolveOptions, registry
 from pysciml.engines.jax.algorithms import ALGORITHMS, ALIASES, Algorithm
 from pysciml.engines.jax.fields.methods import FIELD_METHODS, check_fields
+from pysciml.engines.manifold import batch_on_manifold, refuse_constraints, solve_on_manifold
 from pysciml.engines.timed import has_times, refuse_steps, solve_between
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model, ops
+from pysciml.graph.manifold import on_manifold
 
 if TYPE_CHECKING:
     from pysciml.engines.batch import Batch, BatchOptions, BatchReport
@@ -64,6 +66,7 @@ class JaxEngine(Engine):
 
     def check(self, model: Model, algorithm: str | None) -> None:
         """See `Engine.check`."""
+        model = on_manifold(model)
         if (model.hash, algorithm) in _FITTING:
             return
         if model.kind not in self.kinds:
@@ -165,6 +168,8 @@ class JaxEngine(Engine):
             return solve_fields(model, u0, p, tspan, ALIASES.get(algorithm or "", algorithm), options)
         from pysciml.engines.jax.single import solve
 
+        if model.constraints:
+            return solve_on_manifold(self.solve, model, u0, p, tspan, algorithm, options)
         if has_times(model):
             return solve_between(self.solve, model, u0, p, tspan, algorithm, options)
         return solve(model, u0, p, tspan, choose(model, algorithm), with_step(model, algorithm, tspan, options))
@@ -177,6 +182,9 @@ class JaxEngine(Engine):
             return solve_many_fields(self, model, algorithm, batch, options)
         from pysciml.engines.jax.many import solve_many
 
+        if model.constraints:
+            batch = batch_on_manifold(model, batch, options)
+            model = on_manifold(model)
         options = replace(options, solve=with_step(model, algorithm, batch.tspan, options.solve))
         return solve_many(model, choose(model, algorithm), batch, options)
 
@@ -192,6 +200,7 @@ class JaxEngine(Engine):
         """See `Engine.sensitivities`."""
         from pysciml.engines.jax.sensitivity import sensitivities
 
+        refuse_constraints(model, self.name)
         return sensitivities(model, u0, p, tspan, choose(model, algorithm), options)
 
     def sensitivities_by(
@@ -208,6 +217,7 @@ class JaxEngine(Engine):
         """See `Engine.sensitivities_by`."""
         from pysciml.engines.jax.sensitivity import sensitivities_by
 
+        refuse_constraints(model, self.name)
         return sensitivities_by(model, u0, p, tspan, choose(model, algorithm), options, by_p, by_u0)
 
 

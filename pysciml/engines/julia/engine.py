@@ -17,10 +17,12 @@ from pysciml.engines.julia.algorithms import AGGREGATORS, ALGORITHMS
 from pysciml.engines.julia.fields import OPERATIONS as FIELD_OPERATIONS
 from pysciml.engines.julia.jumps import check_rates, is_pure
 from pysciml.engines.julia.transfer import address, compiled, floats, scalar_graph
+from pysciml.engines.manifold import batch_on_manifold, solve_on_manifold
 from pysciml.engines.native.initial import structurally_singular
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph import Model
 from pysciml.graph.array_ops import describe
+from pysciml.graph.manifold import on_manifold
 
 #: A solve comes back from Julia this often, in seconds, for Ctrl-C and progress.
 _SLICE: Final = 0.1
@@ -79,6 +81,7 @@ class JuliaEngine(Engine):
 
     def check(self, model: Model, algorithm: str | None) -> None:
         """See `Engine.check`."""
+        model = on_manifold(model)
         if (model.hash, algorithm) in _FITTING:
             return
         if model.kind not in self.kinds:
@@ -147,6 +150,8 @@ class JuliaEngine(Engine):
         options: SolveOptions,
     ) -> RawSolution:
         """See `Engine.solve`."""
+        if model.constraints:
+            return solve_on_manifold(self.solve, model, u0, p, tspan, algorithm, options)
         name = algorithm or ""
         calls = bridge.calls()
         ready, compile_seconds = self._translated(lambda: compiled(model, name), algorithm)
@@ -212,6 +217,9 @@ class JuliaEngine(Engine):
         """See `pysciml.engines.batch.BatchEngine`."""
         from pysciml.engines.julia.many import solve_many
 
+        if model.constraints:
+            batch = batch_on_manifold(model, batch, options)
+            model = on_manifold(model)
         return solve_many(model, algorithm, batch, options, lambda call: self._translated(call, algorithm))
 
     def _advance(

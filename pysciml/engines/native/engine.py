@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, SolveOptions, registry
+from pysciml.engines.manifold import solve_on_manifold
 from pysciml.engines.native import auto, events, fields, line
 from pysciml.engines.native.compile import prepare
 from pysciml.engines.native.initial import InconsistentError, consistent, structurally_singular
@@ -20,6 +21,7 @@ from pysciml.engines.native.stepping import March, Task, march
 from pysciml.engines.timed import has_times, refuse_steps, solve_between
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model, ops
+from pysciml.graph.manifold import on_manifold, start_on
 from pysciml.graph.networks import expand
 
 _ALGORITHMS: Final = {
@@ -70,6 +72,7 @@ class NativeEngine(Engine):
         if model.fields:
             fields.check(self, model, algorithm)
             return
+        model = on_manifold(model)
         refuse_steps(model, self.name)
         if algorithm in fields.ALGORITHMS:
             raise UnsupportedError(
@@ -124,6 +127,8 @@ class NativeEngine(Engine):
         """Compile and solve; see `pysciml.engines.native.stepping` for how calls are bounded."""
         if model.fields and not fields.compiles(model, algorithm, options, backward=tspan[1] < tspan[0]):
             return fields.solve(model, u0, p, tspan, algorithm, options)
+        if model.constraints:
+            return solve_on_manifold(self.solve, model, u0, p, tspan, algorithm, options)
         if has_times(model):
             return solve_between(self.solve, model, u0, p, tspan, algorithm, options)
         if options.dt is not None:
@@ -211,6 +216,20 @@ class NativeEngine(Engine):
         """See `pysciml.engines.batch.RepeatableEngine`."""
         from pysciml.engines.native import repeatable
 
+        if model.constraints:
+
+            def inner(
+                model: Model,
+                u0: Array,
+                p: Array,
+                tspan: tuple[float, float],
+                algorithm: str | None,
+                options: SolveOptions,
+            ) -> RawSolution:
+                return repeatable.solve(self, model, u0, p, around, tspan, algorithm, options)
+
+            around = start_on(model, near[0]), near[1]
+            return solve_on_manifold(inner, model, u0, p, tspan, algorithm, options)
         return repeatable.solve(self, model, u0, p, near, tspan, algorithm, options)
 
     def sensitivities(
