@@ -88,7 +88,7 @@ def _check(model: Model, u: Array, p: Array, t: float, given: Mask) -> None:
     for i, phrase in enumerate(model.constraints):
         row = np.abs(jacobian[i])
         involved = row > 0
-        largest = float(np.max(np.abs(u[involved]), initial=0.0)) or 1.0
+        largest = max(np.max(np.abs(u[involved]), initial=0.0), 1e-3 * np.max(np.abs(u[differential])))
         if not np.isfinite(residual[i]) or not np.isfinite(row).all():
             raise ProblemError(f"u0: {phrase}, is not finite at the initial values ({_values(model, u)})")
         if not involved.any():
@@ -97,7 +97,7 @@ def _check(model: Model, u: Array, p: Array, t: float, given: Mask) -> None:
                 "singular; start elsewhere"
             )
         distance = abs(residual[i]) / float(np.linalg.norm(jacobian[i]))
-        if distance > _NEAR * largest:
+        if distance > _NEAR * largest + 1e-14:
             held = ", ".join(names[involved & given])
             loose = names[involved & ~given]
             advice = (

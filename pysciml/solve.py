@@ -141,6 +141,7 @@ def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", prec
     if engine != "auto":
         chosen = base.get(engine)
         chosen.check_fields(model)
+        chosen.check_constraints(model)
         chosen.check(model, alg)
         chosen.check_place(device, precision)
         return chosen
@@ -154,6 +155,7 @@ def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", prec
         if reason is None:
             try:
                 candidate.check_fields(model)
+                candidate.check_constraints(model)
                 candidate.check(model, alg)
                 candidate.check_place(device, precision)
             except (UnsupportedError, EngineUnavailableError) as error:

@@ -128,6 +128,8 @@ class Engine(abc.ABC):
     kinds: ClassVar[tuple[str, ...]]
     #: Whether it solves partial differential equations, whose graphs have array nodes (`graph.fields`).
     solves_fields: ClassVar[bool] = False
+    #: Whether its solutions stay on constraints, which systems of reduced index have (`pysciml.engines.manifold`).
+    keeps_constraints: ClassVar[bool] = False
     #: What its derivatives of solutions are called in a result.
     derivatives: ClassVar[str] = "sensitivities"
     #: Where it can compute, and in what arithmetic; the first is the default.
@@ -232,6 +234,16 @@ class Engine(abc.ABC):
             raise UnsupportedError(
                 f"the {self.name} engine does not solve partial differential equations ({model.name!r} is one): "
                 f"{' and '.join(others)} can",
+                engine=self.name,
+            )
+
+    def check_constraints(self, model: Model) -> None:
+        """Raise for a system of reduced index where the engine would let its solution drift from the constraints."""
+        if model.constraints and not self.keeps_constraints:
+            others = [name for name, engine in registry().items() if engine.keeps_constraints]
+            raise UnsupportedError(
+                f"the {self.name} engine does not keep solutions on constraints, and the index of {model.name!r} was "
+                f"reduced: {' and '.join(others)} can",
                 engine=self.name,
             )
 

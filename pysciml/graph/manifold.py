@@ -11,13 +11,15 @@ them and an offset :math:`s` along their normals, to which one Newton step is en
 .. math:: x = \pi(y) = y - N^T s, \qquad N N^T s = \operatorname{diag}(|h_x|)^{-1} h, \qquad
           N = \operatorname{diag}(|h_x|)^{-1} h_x,
 
-all at :math:`y`. It exists wherever :math:`h_x` has full rank; no choice is made. That :math:`x` obeys its equation and
-the offset decays, but not faster than the normals turn, reads
+all at :math:`y`. It exists wherever :math:`h_x` has full rank; no choice is made. The derivative of :math:`x` is used for
+:math:`y`, and offsets decay about as fast as the normals turn,
 
-.. math:: y' = f(x, z, t) + \dot N^T s - \gamma N^T s, \qquad \gamma = 4 \lVert \dot N \rVert,
+.. math:: y' = f(x, z, t) - \gamma N^T s, \qquad \gamma^2 = 16 \sum_i |\dot h_{x,i}|^2 / |h_{x,i}|^2 .
 
-up to terms of the order of :math:`s^2`. Errors along the normals go into the offset, which the right-hand side does not
-see; those along the constraints are the usual ones of the method, and what is shown is projected. (Projecting after
+Without the decay, errors along the normals would add up, and where normals turn an offset changes speeds by the share
+that it is of their radius; with it an offset is of the size of the errors of some steps. Where they do not turn, as with
+linear constraints, an offset changes nothing. The rate needs no units to be known, and is not stiff: a solver that
+follows the solution follows the decay. What is shown is projected, to rounding. (Projecting after
 every step, as in Hairer, Lubich & Wanner, *Geometric Numerical Integration*, IV.4, has the same effect; here no step
 has to be interrupted, so that every solver can be used, with its dense output.) Where :math:`z` enters linearly, and it
 mostly does, it is solved for, and what is left is an ordinary differential equation.
@@ -25,7 +27,7 @@ mostly does, it is solved for, and what is left is an ordinary differential equa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -41,7 +43,7 @@ from pysciml.graph.model import EventSpec, Model
 
 Array = npt.NDArray[np.float64]
 
-#: How fast offsets decay, in units of how fast the normals turn.
+#: How fast offsets decay, in units of how fast the normals of constraints turn.
 _DECAY = 4.0
 #: Newton steps onto the constraints after an event, which may leave them.
 _AFTER_EVENTS = 4
@@ -77,7 +79,8 @@ class _Builder:
         b, model = self.b, self.model
         rhs = self.outputs["rhs"]
         solved = solve_blocks(b, [rhs[k] for k in self.algebraic], [b.state(k) for k in self.algebraic])
-        normals, offsets, on = self._projection()
+        slopes, offsets = self._offsets()
+        on = {b.state(k): b.sub(b.state(k), offset) for k, offset in offsets.items()}
 
         def there(nodes: Sequence[int]) -> list[int]:
             return b.substitute_all(b.substitute_all(nodes, solved), on)
@@ -85,19 +88,9 @@ class _Builder:
         flow = there(rhs)
         along: dict[int, dict[int, int]] = {b.state(k): {0: flow[k]} for k in self.differential}
         along[b.time()] = {0: b.one}
-        places = [(i, k) for i, row in enumerate(normals) for k in row]
-        turning = [t.get(0, b.zero) for t in tangents(b, [normals[i][k] for i, k in places], along)]
-        square = b.sum([b.mul(turn, turn) for turn in turning if turn != b.zero])
-        rate = b.zero
-        if square != b.zero:
-            rate = b.mul(b.constant(_DECAY), b.call(ops.SQRT, b.add(square, b.constant(_TINY))))
-        moves: dict[int, list[int]] = {}
-        for (i, k), turn in zip(places, turning, strict=True):
-            slope = b.sub(turn, b.mul(rate, normals[i][k]))
-            if slope != b.zero:
-                moves.setdefault(k, []).append(b.mul(slope, offsets[i]))
-        for k, parts in moves.items():
-            flow[k] = b.add(flow[k], b.sum(parts))
+        rate = self._rate(slopes, along)
+        for k, offset in offsets.items():
+            flow[k] = b.sub(flow[k], b.mul(rate, offset))
         left = [k for k in self.algebraic if b.state(k) not in solved]
         kept = [*self.differential, *left]
         states = [on.get(b.state(k), b.state(k)) for k in range(len(model.states))]
@@ -119,22 +112,37 @@ class _Builder:
             guessed=None,
         )
 
-    def _projection(self) -> tuple[list[dict[int, int]], list[int], dict[int, int]]:
-        """The normals of the constraints, the offsets along them, and the states on the constraints."""
+    def _offsets(self) -> tuple[list[dict[int, int]], dict[int, int]]:
+        """The derivatives of the constraints by the states, and the way of every state from the constraints."""
         b = self.b
         constraints = self.outputs["constraints"]
-        rows = tangents(b, constraints, {b.state(k): {k: b.one} for k in self.differential})
-        lengths = [b.call(ops.SQRT, b.sum([b.mul(slope, slope) for slope in row.values()])) for row in rows]
+        slopes = tangents(b, constraints, {b.state(k): {k: b.one} for k in self.differential})
+        lengths = [b.call(ops.SQRT, self._square(row.values())) for row in slopes]
         normals = [
-            {k: b.div(slope, length) for k, slope in row.items()} for row, length in zip(rows, lengths, strict=True)
+            {k: b.div(slope, length) for k, slope in row.items()} for row, length in zip(slopes, lengths, strict=True)
         ]
         heights = [b.div(node, length) for node, length in zip(constraints, lengths, strict=True)]
-        offsets = solve_gram(b, normals, heights)
         shares: dict[int, list[int]] = {}
-        for row, offset in zip(normals, offsets, strict=True):
+        for row, offset in zip(normals, solve_gram(b, normals, heights), strict=True):
             for k, normal in row.items():
                 shares.setdefault(k, []).append(b.mul(normal, offset))
-        return normals, offsets, {b.state(k): b.sub(b.state(k), b.sum(parts)) for k, parts in shares.items()}
+        return slopes, {k: b.sum(parts) for k, parts in shares.items()}
+
+    def _square(self, entries: Iterable[int]) -> int:
+        return self.b.sum([self.b.mul(entry, entry) for entry in entries])
+
+    def _rate(self, slopes: list[dict[int, int]], along: dict[int, dict[int, int]]) -> int:
+        """How fast offsets decay."""
+        b = self.b
+        turns: list[int] = []
+        for row in slopes:
+            changes = tangents(b, list(row.values()), along)
+            square = self._square([change[0] for change in changes if 0 in change])
+            if square != b.zero:
+                turns.append(b.div(square, self._square(row.values())))
+        if not turns:
+            return b.zero
+        return b.mul(b.constant(_DECAY), b.call(ops.SQRT, b.add(b.sum(turns), b.constant(_TINY))))
 
     def _event(self, event: EventSpec, outputs: dict[str, list[int]], on: dict[int, int]) -> EventSpec:
         """An event that leaves the states on the constraints, whatever it sets."""

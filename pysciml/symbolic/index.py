@@ -57,7 +57,9 @@ def reduce_index(reader: Reader, equations: tuple[sp.Eq, ...], solution: Solutio
         return solution
     search = _Search(reader, equations, solution)
     if search.is_solvable():
-        return solution
+        return replace(solution, index=int(0 in search.top))
+    for residual in search.residuals:
+        residual.chain = [search.without_cancelled(residual.top)]
     for _ in range(2 * len(unknowns) + 10):
         search.differentiate()
         rows = search.jacobian()
@@ -226,7 +228,7 @@ class _Search:
                 following = self.leaf(function, order + 1)
                 seeds[leaf] = {0: self.solution.explicit.get(following, following)}
         self._check_smooth(residual, cone, seeds)
-        slope = self._without_cancelled(tangents(b, [node], seeds)[0].get(0, b.zero))
+        slope = self.without_cancelled(tangents(b, [node], seeds)[0].get(0, b.zero))
         if vanishes(b, slope) or not self._has_unknown(slope):
             raise ModelError(
                 f"{self._describe(residual)}, determines nothing: once it holds it holds for ever by the other "
@@ -235,7 +237,7 @@ class _Search:
             )
         return slope
 
-    def _without_cancelled(self, node: int) -> int:
+    def without_cancelled(self, node: int) -> int:
         """An expression without the algebraic unknowns that are written in it and make no difference."""
         b, held = self.b, self.coefficients(node)
         gone = [
@@ -301,7 +303,7 @@ class _Search:
             for i, weight in weights.items()
         ]
         whole = b.sum(terms)
-        whole = self._without_cancelled(whole)
+        whole = self.without_cancelled(whole)
         old = self.residuals[chosen]
         others = tuple(sorted({*old.others, *(self.residuals[i].equation for i in weights)} - {old.equation}))
         new = _Residual([whole], old.equation, others)

@@ -14,6 +14,7 @@ import sympy as sp
 from pysciml._version import __version__
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Graph, Model, ops
+from pysciml.graph.manifold import on_manifold
 from pysciml.symbolic.from_graph import number
 
 #: Operators with their binding strength; an operand that binds less gets parentheses.
@@ -248,8 +249,9 @@ def _function(head: str, lines: Iterable[str]) -> list[str]:
 
 
 class _Writer:
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, shown: tuple[str, ...]) -> None:
         self._model = model
+        self._shown = shown
         self._states = identifiers(model.states)
         self._params = identifiers(model.parameters, self._states)
         self._body = _Body(model.graph, self._states, self._params)
@@ -298,6 +300,7 @@ class _Writer:
             lines += [f"# out[{i + 1}] is {_one_line(name)}" for i, name in enumerate(model.observed)]
             history = "h, " if ops.HISTORY in model.graph.used_ops(["observed"]) else ""
             lines += _function(f"observed!(out, u, {history}p, t)", self._lines("observed", targets))
+        lines += self._projection()
         lines += self._events()
         return "\n".join(lines).rstrip() + "\n"
 
@@ -321,6 +324,14 @@ class _Writer:
             "problem(u0, tspan, p) = ODEProblem(ODEFunction(rhs!; mass_matrix), u0, tspan, p)",
             "",
         ]
+
+    def _projection(self) -> list[str]:
+        if "projected" not in self._model.graph.outputs:
+            return []
+        targets = [f"out[{i + 1}]" for i in range(len(self._shown))]
+        lines = ["# The states on the constraints, from u near them. A Newton step: again with the result is more exact."]
+        lines += [f"# out[{i + 1}] is {_one_line(name)}" for i, name in enumerate(self._shown)]
+        return lines + _function("projected!(out, u, p, t)", self._lines("projected", targets))
 
     def _stochastic(self) -> list[str]:
         model = self._model
@@ -415,4 +426,4 @@ def julia_source(model: Model) -> str:
     if model.graph.networks:
         names = ", ".join(network.name for network in model.graph.networks)
         raise UnsupportedError(f"{model.name!r} has a network ({names}), which is not written as Julia source")
-    return _Writer(model).text()
+    return _Writer(on_manifold(model), model.states).text()

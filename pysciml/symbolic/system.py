@@ -253,7 +253,8 @@ class System:
             Functions with the names of the equations, and ``problem(u0, tspan, p)``, which makes
             the ``ODEProblem`` (``SDEProblem``, ``DDEProblem``). Save it as ``model.jl`` and
             ``include("model.jl")``. States and parameters are in the order of `states` and
-            `parameters`.
+            `parameters`. Where the index was reduced, it is the form that stays on the constraints
+            (`pysciml.graph.manifold`), and ``projected!`` gives all states.
 
         Raises
         ------

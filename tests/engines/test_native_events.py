@@ -136,15 +136,6 @@ def test_a_nonlinear_algebraic_equation() -> None:
     np.testing.assert_allclose(invariant, 1.5, atol=1e-6)
 
 
-def test_a_higher_index_is_refused_with_what_to_do() -> None:
-    x, y, u, v, pull = ps.variables("x y u v pull")
-    pendulum = ps.System(
-        [ps.Eq(D(x), u), ps.Eq(D(y), v), ps.Eq(D(u), -pull * x), ps.Eq(D(v), -pull * y - 1), ps.Eq(x**2 + y**2, 1)]
-    )
-    with pytest.raises(UnsupportedError, match=r"index.*derivatives in time"):
-        solve(ps.Problem(pendulum, {x: 1, y: 0, u: 0, v: 0, pull: 0}, (0, 1)))
-
-
 def test_a_singular_algebraic_jacobian_is_refused() -> None:
     x, z = ps.variables("x z")
     system = ps.System([ps.Eq(D(x), z), ps.Eq(x * z, 0)])

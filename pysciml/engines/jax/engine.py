@@ -41,6 +41,7 @@ class JaxEngine(Engine):
     name: ClassVar[str] = "jax"
     kinds: ClassVar[tuple[str, ...]] = ("ode", "sde")
     solves_fields: ClassVar[bool] = True
+    keeps_constraints: ClassVar[bool] = True
     derivatives: ClassVar[str] = "sensitivities by JAX, forward mode"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     precisions: ClassVar[tuple[str, ...]] = ("float64", "float32")

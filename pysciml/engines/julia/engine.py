@@ -56,6 +56,7 @@ class JuliaEngine(Engine):
     name: ClassVar[str] = "julia"
     kinds: ClassVar[tuple[str, ...]] = ("ode", "dae", "sde", "dde", "jump")
     solves_fields: ClassVar[bool] = True
+    keeps_constraints: ClassVar[bool] = True
 
     def unavailable(self) -> str | None:
         """See `Engine.unavailable`."""

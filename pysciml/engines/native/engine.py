@@ -42,6 +42,7 @@ class NativeEngine(Engine):
     name: ClassVar[str] = "native"
     kinds: ClassVar[tuple[str, ...]] = ("ode", "dae")
     solves_fields: ClassVar[bool] = True
+    keeps_constraints: ClassVar[bool] = True
 
     def unavailable(self) -> str | None:
         """Why pydiffsol cannot be used; None when it can."""
