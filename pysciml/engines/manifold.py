@@ -25,7 +25,8 @@ def solve_on_manifold(
     options: SolveOptions,
 ) -> RawSolution:
     """Solve around the constraints, and return what is on them."""
-    raw = solve(on_manifold(model), start_on(model, u0), p, tspan, algorithm, options)
+    inner = on_manifold(model, backward=tspan[1] < tspan[0])
+    raw = solve(inner, start_on(model, u0), p, tspan, algorithm, options)
     raw.u = projected(model, raw.u, p, raw.t)
     return raw
 

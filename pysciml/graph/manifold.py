@@ -52,8 +52,14 @@ _TINY = 1e-60
 
 
 @lru_cache(maxsize=64)
-def on_manifold(model: Model) -> Model:
+def on_manifold(model: Model, *, backward: bool = False) -> Model:
     """The model that engines solve in place of one with constraints.
+
+    Parameters
+    ----------
+    model : Model
+    backward : bool
+        Offsets decay towards earlier times: for solving backward.
 
     Returns
     -------
@@ -62,12 +68,13 @@ def on_manifold(model: Model) -> Model:
         ones that are not solved for. Its output ``"projected"`` gives the states of ``model``, a Newton step
         nearer to the constraints. Without constraints the model itself.
     """
-    return _Builder(model).build() if model.constraints else model
+    return _Builder(model, -_DECAY if backward else _DECAY).build() if model.constraints else model
 
 
 class _Builder:
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, decay: float) -> None:
         self.model = model
+        self.decay = decay
         graph, n = model.graph, len(model.states)
         self.b = b = GraphBuilder(n, graph.n_params)
         moved = b.copy_nodes(graph)
@@ -94,9 +101,7 @@ class _Builder:
         left = [k for k in self.algebraic if b.state(k) not in solved]
         kept = [*self.differential, *left]
         states = [on.get(b.state(k), b.state(k)) for k in range(len(model.states))]
-        projected = [
-            there([b.state(k)])[0] if b.state(k) in solved else node for k, node in enumerate(states)
-        ]
+        projected = [there([b.state(k)])[0] if b.state(k) in solved else node for k, node in enumerate(states)]
         outputs = {"rhs": [flow[k] for k in kept]}
         outputs |= {n: there(nodes) for n, nodes in self.outputs.items() if n not in ("rhs", "constraints")}
         events = tuple(self._event(event, outputs, on) for event in model.events)
@@ -142,7 +147,7 @@ class _Builder:
                 turns.append(b.div(square, self._square(row.values())))
         if not turns:
             return b.zero
-        return b.mul(b.constant(_DECAY), b.call(ops.SQRT, b.add(b.sum(turns), b.constant(_TINY))))
+        return b.mul(b.constant(self.decay), b.call(ops.SQRT, b.add(b.sum(turns), b.constant(_TINY))))
 
     def _event(self, event: EventSpec, outputs: dict[str, list[int]], on: dict[int, int]) -> EventSpec:
         """An event that leaves the states on the constraints, whatever it sets."""
@@ -168,7 +173,15 @@ class _Builder:
         here = graph.op == ops.STATE
         index[here] = [place[k] for k in graph.index[here].tolist()]
         renamed = Graph(
-            graph.op, graph.args, graph.const, index, len(kept), graph.n_params, graph.outputs, graph.networks, graph.calls
+            graph.op,
+            graph.args,
+            graph.const,
+            index,
+            len(kept),
+            graph.n_params,
+            graph.outputs,
+            graph.networks,
+            graph.calls,
         )
         builder, moved = GraphBuilder.extend(renamed)
         return builder.build({name: [moved[n] for n in nodes.tolist()] for name, nodes in renamed.outputs.items()})

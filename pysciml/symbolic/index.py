@@ -95,13 +95,11 @@ class _Search:
         self.solution = solution
         self.b = reader.builder
         self.residuals = residuals or [_Residual([node], i) for node, i in solution.residuals]
-        self.functions = [
-            f for f, u in reader.unknowns.items() if u.leaves[u.order] not in solution.explicit
-        ]
+        self.functions = [f for f, u in reader.unknowns.items() if u.leaves[u.order] not in solution.explicit]
         self.number = {f: j for j, f in enumerate(self.functions)}
         self._coefficients: dict[int, dict[int, int]] = {}
         self.top = [self._base(f) for f in self.functions]
-        for residual in self.residuals:
+        for residual in residuals or ():  # combinations may hold derivatives
             for leaf in self.coefficients(residual.top):
                 f, order = self._owner(leaf)
                 self.top[self.number[f]] = max(self.top[self.number[f]], order)
@@ -130,11 +128,12 @@ class _Search:
         """The derivative of an expression by every algebraic unknown and its derivatives, where it is not zero."""
         found = self._coefficients.get(node)
         if found is None:
+            owners = self.reader.convert.derivative_leaves
             seeds: dict[int, dict[int, int]] = {}
-            for f in self.functions:
-                for order, leaf in self.reader.unknowns[f].leaves.items():
-                    if order >= self._base(f):
-                        seeds[leaf] = {leaf: self.b.one}
+            for leaf in self.b.cone([node]):
+                f, order = owners.get(leaf, (None, 0))
+                if f in self.number and order >= self._base(f):
+                    seeds[leaf] = {leaf: self.b.one}
             direct = tangents(self.b, [node], seeds)[0]
             found = self._coefficients[node] = {k: c for k, c in direct.items() if not vanishes(self.b, c)}
         return found
@@ -313,9 +312,7 @@ class _Search:
                 "or contradicts them",
                 equation=printing.plain(self.equations[old.equation]),
             )
-        residuals = [
-            new if i == chosen else replace(r, chain=r.chain[:1]) for i, r in enumerate(self.residuals)
-        ]
+        residuals = [new if i == chosen else replace(r, chain=r.chain[:1]) for i, r in enumerate(self.residuals)]
         return _Search(self.reader, self.equations, self.solution, residuals)
 
     def _null_combination(self, rows: list[dict[int, int]]) -> dict[int, int]:

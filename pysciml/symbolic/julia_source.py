@@ -329,7 +329,9 @@ class _Writer:
         if "projected" not in self._model.graph.outputs:
             return []
         targets = [f"out[{i + 1}]" for i in range(len(self._shown))]
-        lines = ["# The states on the constraints, from u near them. A Newton step: again with the result is more exact."]
+        lines = [
+            "# The states on the constraints, from u near them. A Newton step: again with the result is more exact."
+        ]
         lines += [f"# out[{i + 1}] is {_one_line(name)}" for i, name in enumerate(self._shown)]
         return lines + _function("projected!(out, u, p, t)", self._lines("projected", targets))
 

@@ -103,7 +103,11 @@ REFUSED = {
         ModelError,
         [r"equation 3, x\*\*2 \+ y\*\*2 = 1", "determines nothing"],
     ),
-    "a constraint with a step": ([Eq(D(x), z), Eq(sp.sign(x) + x, 2)], UnsupportedError, ["equation 2, .*sign", "step"]),
+    "a constraint with a step": (
+        [Eq(D(x), z), Eq(sp.sign(x) + x, 2)],
+        UnsupportedError,
+        ["equation 2, .*sign", "step"],
+    ),
     "a constraint with a step in time": (
         [Eq(D(x), z), Eq(x, sp.Heaviside(t - 1))],
         UnsupportedError,
@@ -156,9 +160,7 @@ def test_inconsistent_initial_values_are_an_error_that_names_the_constraint(name
 
 
 def test_rounded_initial_values_are_taken() -> None:
-    problem = ps.Problem(
-        pendulum(), {x: 0.707107, y: -0.707107, D(x): 0, D(y): 0}, (0, 1), {g: 9.81, length: 1}
-    )
+    problem = ps.Problem(pendulum(), {x: 0.707107, y: -0.707107, D(x): 0, D(y): 0}, (0, 1), {g: 9.81, length: 1})
     solution = ps.solve(problem)
     assert float(np.abs(solution.x**2 + solution.y**2 - 1).max()) < 1e-14
 
@@ -199,9 +201,7 @@ def test_the_form_that_is_solved_has_the_same_derivative_on_the_constraints() ->
     n_ordinary=st.integers(0, 2),
     seed=st.integers(0, 2**16),
 )
-def test_linear_systems_of_known_index_have_their_exact_solution(
-    blocks: list[int], n_ordinary: int, seed: int
-) -> None:
+def test_linear_systems_of_known_index_have_their_exact_solution(blocks: list[int], n_ordinary: int, seed: int) -> None:
     """A Kronecker form, ``y' = -J y + f`` and ``N z' = z + f`` with nilpotent N, mixed by integer matrices.
 
     The solution of a nilpotent block is ``z = -sum N^k f^(k)``; the index is the size of the largest.
@@ -222,8 +222,9 @@ def test_linear_systems_of_known_index_have_their_exact_solution(
             A[at + i, at + i] = 1
             if i + 1 < size:
                 E[at + i, at + i + 1] = 1
-        for i in range(size):
-            exact.append(-sum((sp.diff(force[at + i + k], t, k) for k in range(size - i)), sp.Integer(0)))
+        exact += [
+            -sum((sp.diff(force[at + i + k], t, k) for k in range(size - i)), sp.Integer(0)) for i in range(size)
+        ]
         at += size
 
     def mix() -> sp.Matrix:

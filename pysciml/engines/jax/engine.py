@@ -185,7 +185,7 @@ class JaxEngine(Engine):
 
         if model.constraints:
             batch = batch_on_manifold(model, batch, options)
-            model = on_manifold(model)
+            model = on_manifold(model, backward=batch.tspan[1] < batch.tspan[0])
         options = replace(options, solve=with_step(model, algorithm, batch.tspan, options.solve))
         return solve_many(model, choose(model, algorithm), batch, options)
 

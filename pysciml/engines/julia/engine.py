@@ -220,7 +220,7 @@ class JuliaEngine(Engine):
 
         if model.constraints:
             batch = batch_on_manifold(model, batch, options)
-            model = on_manifold(model)
+            model = on_manifold(model, backward=batch.tspan[1] < batch.tspan[0])
         return solve_many(model, algorithm, batch, options, lambda call: self._translated(call, algorithm))
 
     def _advance(
