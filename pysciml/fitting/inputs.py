@@ -289,7 +289,7 @@ def read_free(problem: Problem, trainable: Any, bounds: Any, log: Any) -> Free:
         elif state is not None:
             names.append(model.states[state])
             index.append(state)
-            if not model.differential[state]:
+            if not model.differential[state] or (model.guessed is not None and model.guessed[state]):
                 raise ProblemError(
                     f"trainable: {names[-1]} is an algebraic unknown; its initial value follows from the equations",
                     symbol=names[-1],

@@ -40,7 +40,7 @@ def solve_blocks(b: GraphBuilder, residuals: Sequence[int], unknowns: Sequence[i
     match = maximum_bipartite_matching(pattern, perm_type="row")  # unknown -> its equation
     if (match < 0).any():
         return {}
-    permuted = csr_array(pattern.toarray()[match]) if n < 2000 else csr_array(pattern[match])
+    permuted = csr_array(pattern[match])
     count, block = connected_components(permuted, directed=True, connection="strong")
     needs: dict[int, set[int]] = {k: set() for k in range(count)}
     first, second = permuted.nonzero()
@@ -48,16 +48,12 @@ def solve_blocks(b: GraphBuilder, residuals: Sequence[int], unknowns: Sequence[i
         if block[i] != block[j]:
             needs[int(block[i])].add(int(block[j]))
     solved: dict[int, int] = {}
-    left: set[int] = set()
     for k in _ordered(needs):
         members = np.flatnonzero(block == k).tolist()
         own = [unknowns[j] for j in members]
         nodes = b.substitute_all([residuals[int(match[j])] for j in members], solved)
         found = _solve_block(b, nodes, own) if len(own) <= LARGEST_BLOCK else None
-        if found is None:
-            left.update(own)
-        else:
-            solved.update(found)
+        solved.update(found or {})
     return solved
 
 

@@ -210,4 +210,4 @@ def projected(model: Model, u: Array, p: Array, t: Array, steps: int = 8) -> Arr
             found = np.broadcast_to(inner.graph.evaluate("projected", start_on(model, last.T).T, p[:, None], t), shape)
             if not np.any(np.abs(found - last) > 4e-16 * np.abs(found)):
                 break
-    return np.ascontiguousarray(found)
+    return np.ascontiguousarray(found, dtype=u.dtype)

@@ -38,7 +38,8 @@ class System:
     ----------
     equations : list of sympy.Eq or expressions
         An expression stands for ``expression = 0``. Derivatives may be of any order, on either
-        side, scaled and mixed; they are solved for where they enter linearly.
+        side, scaled and mixed; they are solved for where they enter linearly. Algebraic equations that
+        determine no unknown are differentiated in time until they do; see `index`.
     parameters : list of symbols, optional
         By default every symbol that is not the time. Given, any other symbol is an error.
     observed : mapping or list of sympy.Eq, optional

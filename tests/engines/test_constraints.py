@@ -58,22 +58,22 @@ def test_a_pendulum_agrees_with_the_one_of_an_angle(engine: str, alg: str, speed
 
 
 def test_a_hundred_turns_stay_on_the_circle_and_keep_their_energy() -> None:
-    """The period of the full circle at this speed is 0.98; rounding is all that is left of the constraints."""
-    solution = ps.solve(swinging(100), "Tsit5", engine="native", rtol=1e-8, atol=1e-9, saveat=0.05)
+    """One turn takes 4 K(m)/7 = 1.29 with m = 4 g/49; rounding is all that is left of the constraints."""
+    solution = ps.solve(swinging(130), "Tsit5", engine="native", rtol=1e-8, atol=1e-9, saveat=0.05)
     assert float(np.abs(solution.x**2 + solution.y**2 - 1).max()) < 2e-15
     assert float(np.abs(solution.x * solution.x_t + solution.y * solution.y_t).max()) < 1e-14
-    angle = by_angle(7.0, np.linspace(0, 100, 5))[0]
-    assert angle[-1] > 2 * np.pi * 95
+    angle = by_angle(7.0, np.linspace(0, 130, 5))[0]
+    assert angle[-1] > 2 * np.pi * 100
     minimal = ps.System([Eq(D(w, 2), -g * sp.sin(w))], observed={"energy": D(w) ** 2 / 2 - g * sp.cos(w)})
     other = ps.solve(
-        ps.Problem(minimal, {w: 0, D(w): 7}, (0, 100), {g: 9.81}), "Tsit5", engine="native", rtol=1e-8, atol=1e-9
+        ps.Problem(minimal, {w: 0, D(w): 7}, (0, 130), {g: 9.81}), "Tsit5", engine="native", rtol=1e-8, atol=1e-9
     )
     drift, least = (float(np.abs(s.energy - s.energy[0]).max()) for s in (solution, other))
     assert drift < 3 * least  # no worse than in the coordinate that needs no constraint
 
 
 def test_an_index_2_system_of_ascher_and_petzold() -> None:
-    """Ascher & Petzold, SIAM J. Numer. Anal. 28 (1991), example 1: x = y = exp(t), z = -exp(t)/(2 - t)."""
+    """After Ascher & Petzold, SIAM J. Numer. Anal. 28 (1991) 1097: x = y = exp(t), z = -exp(t)/(2 - t)."""
     a = 50
     system = ps.System(
         [
@@ -222,9 +222,10 @@ def test_a_sweep_starts_every_trajectory_on_its_constraints(engine: str) -> None
     pytest.importorskip("jax" if engine == "jax" else "pydiffsol")
     problem = ps.Problem(PENDULUM, {x: 0.6, D(x): 0.8}, (0, 1), NUMBERS)
     over = {length: xr.DataArray([1.0, 2.0], dims="length"), x: xr.DataArray([0.1, 0.6], dims="x0")}
-    sweep = ps.solve_ensemble(problem, over=over, engine=engine, saveat=0.5)
+    tight = {"engine": engine, "saveat": 0.5, "rtol": 1e-9, "atol": 1e-9}
+    sweep = ps.solve_ensemble(problem, over=over, **tight)
     np.testing.assert_allclose((sweep.x**2 + sweep.y**2).transpose("t", "x0", "length")[:, 0], [[1, 4]] * 3, atol=1e-14)
-    alone = ps.solve(problem.remake(p={length: 2}, u0={x: 0.1}), engine=engine, saveat=0.5)
+    alone = ps.solve(problem.remake(p={length: 2}, u0={x: 0.1}), **tight)
     np.testing.assert_allclose(sweep.x.sel(length=2.0).isel(x0=0), alone.x, rtol=1e-6)
     full = ps.Problem(PENDULUM, {x: 0.6, y: 0.8, D(x): 0.8, D(y): -0.6}, (0, 1), NUMBERS)
     with pytest.raises(ProblemError, match=r"does not fulfil x\*\*2"):
@@ -232,9 +233,9 @@ def test_a_sweep_starts_every_trajectory_on_its_constraints(engine: str) -> None
 
 
 def test_a_fit_finds_the_length_of_a_pendulum() -> None:
-    truth = ps.Problem(PENDULUM, {x: 0.6, D(x): 0.0}, (0, 2), {g: 9.81, length: 1.3})
+    truth = ps.Problem(PENDULUM, {x: 0.6, D(x): 0.0}, (0, 1), {g: 9.81, length: 1.3})
     data = ps.solve(truth, saveat=0.1, rtol=1e-9, atol=1e-9)[["x"]]
-    fit = ps.fit(truth.remake(p={length: 1.2}), data, trainable=[length], engine="native", alg="Tsit5")
+    fit = ps.fit(truth.remake(p={length: 1.25}), data, trainable=[length], engine="native", alg="Tsit5")
     assert fit.problem.p[1] == pytest.approx(1.3, rel=1e-4)
     start = dict(zip(fit.problem.system.model.states, fit.problem.u0.tolist(), strict=True))
     assert start["x"] ** 2 + start["y"] ** 2 == pytest.approx(fit.problem.p[1] ** 2, rel=1e-9)
