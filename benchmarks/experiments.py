@@ -1,6 +1,6 @@
 """The experiments of `benchmarks.regularization`: models, data, losses, and the coefficients of the regularizers.
 
-Sizes are chosen for two cores; architectures and tolerances of ODEs are those of Pal et al. (2021, 2023).
+Sizes are chosen for two cores; the kinds of models, optimizers and tolerances of ODEs are those of Pal et al. (2021, 2023).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 import pysciml as ps
+from benchmarks.datasets import Series, load_images, load_physionet, make_spirals
 from pysciml.neural import LatentODE, NeuralODE, NeuralSDE
 
 #: Sixteen digits are not enough for less: the papers' tolerance.
@@ -28,8 +29,8 @@ class Experiment:
 
     Attributes
     ----------
-    title, metric : str
-        What it is, and what is measured on the test set.
+    title, source, metric : str
+        What it is, of which data, and what is measured on the test set.
     better : {"higher", "lower"}
         Which values of the metric are good.
     methods : dict
@@ -49,6 +50,7 @@ class Experiment:
     """
 
     title: str
+    source: str
     metric: str
     better: str
     methods: dict[str, Any]
@@ -99,18 +101,8 @@ class Cubed(eqx.Module):
 # -- image classification -----------------------------------------------------------------------------
 
 
-def load_images(path: str | None) -> tuple[np.ndarray, ...]:
-    """Training and test images (flat, from 0 to 1) and their labels."""
-    if path is not None:
-        with np.load(path) as file:
-            x, y, x_test, y_test = (file[name] for name in ("x_train", "y_train", "x_test", "y_test"))
-        return x.reshape(len(x), -1) / 255.0, y, x_test.reshape(len(x_test), -1) / 255.0, y_test
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(x))
-    x, y = x[order] / 16.0, y[order]
-    return x[:1400], y[:1400], x[1400:], y[1400:]
+def _images(given: str | None) -> str:
+    return "scikit-learn's digits" if given is None else "MNIST"
 
 
 def _logits(model: Any, x: Any, key: Any, progress: Any, train: bool) -> Any:
@@ -134,7 +126,7 @@ def _accuracy(model: Any, test: Any, predicted: Any, key: Any) -> Any:
     return 100 * jnp.mean(predicted == test[1])
 
 
-def images_ode(images: str | None) -> Experiment:
+def images_ode(images: str | None, series: str | None) -> Experiment:
     """(a): an ODE layer between the pixels and a linear classifier."""
     x, y, x_test, y_test = load_images(images)
     size = x.shape[1]
@@ -146,6 +138,7 @@ def images_ode(images: str | None) -> Experiment:
 
     return Experiment(
         title="(a) images, ODE layer",
+        source=_images(images),
         metric="test accuracy, %",
         better="higher",
         methods={
@@ -177,7 +170,7 @@ def _predict_over_paths(model: Any, test: Any, key: Any) -> Any:
     return jnp.argmax(found.reshape(PATHS, len(test[0]), -1).mean(axis=0), axis=1), out.evaluations
 
 
-def images_sde(images: str | None) -> Experiment:
+def images_sde(images: str | None, series: str | None) -> Experiment:
     """(b): an SDE layer of 32 states between two linear maps."""
     x, y, x_test, y_test = load_images(images)
     size = x.shape[1]
@@ -195,6 +188,7 @@ def images_sde(images: str | None) -> Experiment:
 
     return Experiment(
         title="(b) images, SDE layer",
+        source=_images(images),
         metric="test accuracy, %",
         better="higher",
         methods={
@@ -217,75 +211,100 @@ def images_sde(images: str | None) -> Experiment:
 
 # -- a latent ODE ------------------------------------------------------------------------------------
 
-TIMES = np.linspace(0.0, 1.0, 50)
 
-
-def make_spirals(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Pieces of spirals that turn left or right, and masks: each is seen at two fifths of the times, at random."""
-    x = np.empty((n, TIMES.size, 2))
-    for k in range(n):
-        angle = rng.uniform(1.0, 4.0) + 5.0 * TIMES
-        radius = 0.2 + 0.12 * angle
-        turn = 1.0 if rng.random() < 0.5 else -1.0
-        x[k] = np.stack([radius * np.cos(angle), turn * radius * np.sin(angle)], axis=1)
-    mask = (rng.random((n, TIMES.size, 1)) < 0.4) | (np.arange(TIMES.size)[None, :, None] == 0)
-    return x, np.broadcast_to(mask, x.shape).astype(float)
-
-
-def _spiral_data(seed: int) -> Any:
-    rng = np.random.default_rng(seed)
-    x, mask = make_spirals(300, rng)
-    noisy = x + 0.03 * rng.normal(size=x.shape)
-    return (noisy[:200], mask[:200]), (noisy[200:], mask[200:], x[200:])
-
-
-def _spiral_loss(model: Any, batch: Any, progress: Any, key: Any) -> Any:
-    series, seen = batch
-    out = model(series, seen, TIMES, key=key, progress=progress)
-    miss = jnp.sum(seen * (out.x - series) ** 2, axis=(1, 2)) / (2 * 0.1**2)
-    weight = jnp.minimum(1.0, 2.0 * progress)
-    return jnp.mean(miss + weight * out.kl) / 50 + out.solved.regularization, out.solved.evaluations
-
-
-def _predict_spirals(model: Any, test: Any, key: Any) -> Any:
-    out = model(test[0], test[1], TIMES, key=key, train=False)
-    return out.x, out.solved.evaluations
-
-
-def _spiral_error(model: Any, test: Any, predicted: Any, key: Any) -> Any:
-    return 100 * jnp.mean((predicted - test[2]) ** 2)
-
-
-def spirals(images: str | None) -> Experiment:
-    """(c): a latent ODE of irregularly sampled spirals."""
+def _latent(name: str, make: Callable[[int], tuple[Series, Any]], tuned: dict[str, Any], sizes: Sizes) -> Experiment:
+    """A latent ODE of series; `make` gives for a seed all of them, and what is true (None: what is seen)."""
+    whole, _ = make(0)
+    times, observed = whole.times, whole.x.shape[2]
+    steps = sizes.epochs * (sizes.train // sizes.batch)
 
     def model(regularize: Any, key: Any) -> Any:
         one, two = jax.random.split(key)
-        layer = NeuralODE(Dynamics(6, 40, one), regularize=regularize, rtol=TIGHT, atol=TIGHT, max_steps=128)
-        return LatentODE(layer, n_observed=2, n_hidden=6, width=32, key=two)
+        field = Still(eqx.nn.MLP(20, 20, 50, 2, activation=jnp.tanh, key=one))
+        layer = NeuralODE(field, regularize=regularize, rtol=TIGHT, atol=TIGHT, max_steps=sizes.max_steps)
+        return LatentODE(layer, observed, 20, width=40, key=two)
+
+    def data(seed: int) -> Any:
+        series, truth = make(seed)
+        x, mask = series.x, series.mask
+        truth, where = (x, mask) if truth is None else (truth, np.ones_like(truth))
+        n = sizes.train
+        return (x[:n], mask[:n]), (x[n:], mask[n:], truth[n:], where[n:])
+
+    def loss(model: Any, batch: Any, progress: Any, key: Any) -> Any:
+        x, mask = batch
+        out = model(x, mask, times, key=key, progress=progress)
+        miss = _mean_square(out.x - x, mask) / (2 * sizes.sigma**2)
+        weight = jnp.minimum(1.0, 2.0 * progress)
+        total = jnp.mean(miss + weight * out.kl / jnp.sum(mask, axis=(1, 2)))
+        return total + out.solved.regularization, out.solved.evaluations
+
+    def predict(model: Any, test: Any, key: Any) -> Any:
+        out = model(test[0], test[1], times, key=key, train=False)
+        return out.x, out.solved.evaluations
+
+    def score(model: Any, test: Any, predicted: Any, key: Any) -> Any:
+        return sizes.scale * jnp.mean(_mean_square(predicted - test[2], test[3]))
 
     return Experiment(
-        title="(c) latent ODE of spirals",
-        metric="test error × 100",
+        title="(c) latent ODE",
+        source=name,
+        metric=f"test error × {sizes.scale:g}",
         better="lower",
-        methods={
-            "vanilla": None,
-            "STEER": ps.RandomEndTime(0.05),
-            "TayNODE": ps.TaylorDerivative(3, weight=0.01),
-            "error": ps.ErrorEstimate(1.0, final=0.01),
-            "stiffness": ps.StiffnessEstimate(0.1, aggregate="max"),
-            "local unbiased": ps.LocalErrorEstimate(10.0, final=0.1, sampling="unbiased"),
-            "local biased": ps.LocalErrorEstimate(10.0, final=0.1, sampling="biased"),
-        },
+        methods=tuned,
         model=model,
-        data=_spiral_data,
-        loss=_spiral_loss,
-        predict=_predict_spirals,
-        score=_spiral_error,
-        epochs=200,
-        batch=50,
-        optimizer=optax.adamax(1e-2),
+        data=data,
+        loss=loss,
+        predict=predict,
+        score=score,
+        epochs=sizes.epochs,
+        batch=sizes.batch,
+        optimizer=optax.adamax(optax.cosine_decay_schedule(1e-2, steps)),
     )
+
+
+def _mean_square(miss: Any, mask: Any) -> Any:
+    """Over what was seen of each series."""
+    return jnp.sum(mask * miss**2, axis=(1, 2)) / jnp.sum(mask, axis=(1, 2))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a latent ODE: how many series, how long it trains, and the noise it reckons with."""
+
+    train: int
+    epochs: int
+    batch: int
+    max_steps: int
+    sigma: float
+    scale: float
+
+
+def latent(images: str | None, series: str | None) -> Experiment:
+    """(c): a latent ODE of irregularly sampled spirals, or of the PhysioNet Challenge's records."""
+    tuned = {
+        "vanilla": None,
+        "STEER": ps.RandomEndTime(0.02),
+        "TayNODE": ps.TaylorDerivative(3, weight=0.01),
+        "error": ps.ErrorEstimate(1.0, final=0.01),
+        "stiffness": ps.StiffnessEstimate(0.1, aggregate="max"),
+        "local unbiased": ps.LocalErrorEstimate(10.0, final=0.1, sampling="unbiased"),
+        "local biased": ps.LocalErrorEstimate(10.0, final=0.1, sampling="biased"),
+    }
+    if series is None:
+        sizes = Sizes(train=200, epochs=150, batch=50, max_steps=128, sigma=0.05, scale=1000)
+        return _latent("200 spirals", lambda seed: make_spirals(300, np.random.default_rng(seed)), tuned, sizes)
+    records = load_physionet(series)
+    n = len(records.x)
+    train = int(0.8 * n)
+    batch = min(512, train)
+
+    def shuffled(seed: int) -> tuple[Series, Any]:
+        order = np.random.default_rng(seed).permutation(n)
+        return Series(records.times, records.x[order], records.mask[order]), None
+
+    sizes = Sizes(train=train, epochs=300, batch=batch, max_steps=256, sigma=0.01, scale=1000)
+    return _latent(f"{train} intensive care records of the PhysioNet Challenge of 2012", shuffled, tuned, sizes)
 
 
 # -- the cubic spiral SDE --------------------------------------------------------------------------
@@ -312,23 +331,24 @@ def _spiral_sde_loss(model: Any, batch: Any, progress: Any, key: Any) -> Any:
     return _moment_loss(out.y, mean, variance) + out.regularization, out.evaluations
 
 
-def _predict_end(model: Any, test: Any, key: Any) -> Any:
-    out = model(test[0], key=key, train=False)
+def _predict_moments(model: Any, test: Any, key: Any) -> Any:
+    out = model(test[0], OUTPUTS, key=key, train=False)
     return out.y, out.evaluations
 
 
 def _moment_score(model: Any, test: Any, predicted: Any, key: Any) -> Any:
-    return 100 * _moment_loss(model(test[0], OUTPUTS, key=key, train=False).y, test[1], test[2])
+    return 100 * _moment_loss(predicted, test[1], test[2])
 
 
-def spiral_sde(images: str | None) -> Experiment:
+def spiral_sde(images: str | None, series: str | None) -> Experiment:
     """(d): the cubic spiral SDE, through the mean and the variance of a hundred paths at 30 times."""
     mean, variance = (np.asarray(part) for part in _exact_moments())
     start = np.tile([2.0, 0.0], (100, 1))
+    epochs = 300
 
     def data(seed: int) -> Any:
         many = np.repeat(mean[None], 100, axis=0), np.repeat(variance[None], 100, axis=0)
-        return (start, *many), (start, mean, variance)
+        return (start, *many), (np.tile(start, (10, 1)), mean, variance)
 
     def model(regularize: Any, key: Any) -> Any:
         one, two = jax.random.split(key)
@@ -338,6 +358,7 @@ def spiral_sde(images: str | None) -> Experiment:
 
     return Experiment(
         title="(d) cubic spiral SDE",
+        source="moments of 2,000 simulated paths",
         metric="moment loss × 100",
         better="lower",
         methods={
@@ -350,17 +371,17 @@ def spiral_sde(images: str | None) -> Experiment:
         model=model,
         data=data,
         loss=_spiral_sde_loss,
-        predict=_predict_end,
+        predict=_predict_moments,
         score=_moment_score,
-        epochs=250,
+        epochs=epochs,
         batch=100,
-        optimizer=optax.adabelief(1e-2),
+        optimizer=optax.adabelief(optax.cosine_decay_schedule(1e-2, epochs)),
     )
 
 
-EXPERIMENTS: dict[str, Callable[[str | None], Experiment]] = {
+EXPERIMENTS: dict[str, Callable[[str | None, str | None], Experiment]] = {
     "digits-ode": images_ode,
     "digits-sde": images_sde,
-    "spirals": spirals,
+    "spirals": latent,
     "spiral-sde": spiral_sde,
 }

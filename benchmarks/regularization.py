@@ -6,7 +6,9 @@
 
 Names: ``digits-ode`` (image classification with an ODE layer), ``digits-sde`` (the same with an SDE layer), ``spirals``
 (a latent ODE of irregularly sampled spirals), ``spiral-sde`` (the cubic spiral, fitted through its moments). Images
-are scikit-learn's digits; ``--images FILE.npz`` takes MNIST's ``x_train y_train x_test y_test`` instead.
+are scikit-learn's digits, or MNIST: ``--images mnist`` downloads it, ``--images PATH`` takes the folder with its four
+files, or an ``.npz`` with ``x_train y_train x_test y_test``. ``--data DIR`` takes the records of the PhysioNet
+Challenge of 2012 (the folder into which its ``set-a`` was unpacked) instead of the spirals.
 
 Methods run interleaved, seed by seed, in one process; compare the ratios. Training time is that of all epochs without
 compilation, prediction time the least of several solves of the test set; both are processor times, over all threads,
@@ -105,11 +107,14 @@ class Method:
 
 
 def run(
-    name: str, seeds: Sequence[int], epochs: int | None, only: Sequence[str], images: str | None
+    name: str, seeds: Sequence[int], epochs: int | None, only: Sequence[str], images: str | None, series: str | None
 ) -> Iterator[dict[str, Any]]:
     """One experiment: what is kept of it, after each seed."""
     begin = time.perf_counter()
-    experiment = EXPERIMENTS[name](images)
+    try:
+        experiment = EXPERIMENTS[name](images, series)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     chosen = experiment.methods
     if only:
         unknown = [method for method in only if method not in chosen]
@@ -135,7 +140,7 @@ def run(
             "better": experiment.better,
             "seeds": list(seeds)[: len(rows["vanilla"].metric)],
             "epochs": epochs,
-            "images": "scikit-learn's digits" if images is None else Path(images).name,
+            "data": experiment.source,
             "machine": f"{platform.machine()}, Python {platform.python_version()}, jax {jax.__version__}",
             "regularizers": {label: repr(regularize) for label, regularize in chosen.items()},
             "rows": {label: asdict(row) for label, row in rows.items()},
@@ -149,7 +154,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="other than the experiment's own")
     parser.add_argument("--methods", nargs="+", default=(), help="some of the methods; vanilla is always one")
-    parser.add_argument("--images", help="an .npz file with MNIST's arrays")
+    parser.add_argument("--images", metavar="PATH", help="MNIST: its folder, an .npz, or the word mnist (downloads)")
+    parser.add_argument("--data", metavar="DIR", help="the records of the PhysioNet Challenge of 2012")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
@@ -158,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     names = {"all": list(EXPERIMENTS), "report": []}.get(given.name, [given.name])
     for name in names:
-        for result in run(name, range(given.seeds), given.epochs, given.methods, given.images):
+        for result in run(name, range(given.seeds), given.epochs, given.methods, given.images, given.data):
             found[name] = result
             kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
     write({name: found[name] for name in EXPERIMENTS if name in found}, given.out)

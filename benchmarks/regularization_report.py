@@ -128,9 +128,7 @@ def write(found: dict[str, Any], out: Path) -> None:
     ]
     for name, kept in found.items():
         parts.append(f"## {kept['title']} (`{name}`)\n")
-        about = f"{len(kept['seeds'])} seeds, {kept['epochs']} epochs"
-        if "images" in kept["title"]:
-            about += f", {kept['images']}"
+        about = f"{kept['data']}, {len(kept['seeds'])} seeds, {kept['epochs']} epochs"
         if name in PAPER_DATA:
             about += f" (the paper: {PAPER_DATA[name]})"
         parts.append(f"{about}; {kept['machine']}; {kept['seconds'] / 60:.1f} minutes in all.\n")
@@ -169,6 +167,14 @@ def epochs(kept: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def thinned(curve: Any, most: int = 50) -> tuple[Any, Any]:
+    """Epochs and values of curves of equal length, shape (n, epochs), as means over so many epochs that they are few."""
+    width = -(-curve.shape[1] // most)
+    starts = np.arange(0, curve.shape[1], width)
+    sizes = np.diff(starts, append=curve.shape[1])
+    return starts + (sizes + 1) / 2, np.add.reduceat(curve, starts, axis=1) / sizes
+
+
 def draw(found: dict[str, Any], path: Path) -> None:
     """A row for each experiment: evaluations over epochs, and the test metric over the time of a prediction."""
     import matplotlib as mpl
@@ -181,17 +187,18 @@ def draw(found: dict[str, Any], path: Path) -> None:
     )
     for (left, right), kept in zip(grid, found.values(), strict=True):
         for method, row in kept["rows"].items():
-            curve = np.array(row["curve"])
-            epochs = np.arange(1, curve.shape[1] + 1)
+            epochs, curve = thinned(np.array(row["curve"]))
             colour = COLOURS.get(method, "#999999")
             left.plot(epochs, curve.mean(axis=0), color=colour, label=method, lw=1.8)
             left.fill_between(epochs, curve.min(axis=0), curve.max(axis=0), color=colour, alpha=0.12, lw=0)
             right.scatter(
                 1e3 * np.array(row["prediction"]), row["metric"], color=colour, label=method, s=34, alpha=0.85
             )
+        left.xaxis.get_major_locator().set_params(integer=True)
         left.set(xlabel="epoch", ylabel="evaluations of a training solve", ylim=(0, None))
         left.set_title(kept["title"], loc="left", fontsize=11)
-        right.set(xlabel="time of a prediction, ms", ylabel=kept["metric"], xlim=(0, None))
+        better = f"{kept['metric']} ({kept['better']} is better)"
+        right.set(xlabel="time of a prediction, ms", ylabel=better, xlim=(0, None))
         if kept["better"] == "lower":
             right.set_ylim(0, None)
         right.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
