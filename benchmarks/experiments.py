@@ -1,6 +1,7 @@
 """The experiments of `benchmarks.regularization`: models, data, losses, and the coefficients of the regularizers.
 
-Sizes are chosen for two cores; the kinds of models, optimizers and tolerances of ODEs are those of Pal et al. (2021, 2023).
+Sizes are chosen for two cores; the kinds of models, optimizers and tolerances of ODEs are those of
+Pal et al. (2021, 2023).
 """
 
 from __future__ import annotations
@@ -285,14 +286,14 @@ def latent(images: str | None, series: str | None) -> Experiment:
     tuned = {
         "vanilla": None,
         "STEER": ps.RandomEndTime(0.02),
-        "TayNODE": ps.TaylorDerivative(3, weight=0.01),
-        "error": ps.ErrorEstimate(1.0, final=0.01),
+        "TayNODE": ps.TaylorDerivative(3, weight=1e-3),
+        "error": ps.ErrorEstimate(0.05),
         "stiffness": ps.StiffnessEstimate(0.1, aggregate="max"),
-        "local unbiased": ps.LocalErrorEstimate(10.0, final=0.1, sampling="unbiased"),
-        "local biased": ps.LocalErrorEstimate(10.0, final=0.1, sampling="biased"),
+        "local unbiased": ps.LocalErrorEstimate(0.5, sampling="unbiased"),
+        "local biased": ps.LocalErrorEstimate(0.5, sampling="biased"),
     }
     if series is None:
-        sizes = Sizes(train=200, epochs=150, batch=50, max_steps=128, sigma=0.05, scale=1000)
+        sizes = Sizes(train=200, epochs=75, batch=25, max_steps=64, sigma=0.05, scale=1000)
         return _latent("200 spirals", lambda seed: make_spirals(300, np.random.default_rng(seed)), tuned, sizes)
     records = load_physionet(series)
     n = len(records.x)
@@ -363,10 +364,10 @@ def spiral_sde(images: str | None, series: str | None) -> Experiment:
         better="lower",
         methods={
             "vanilla": None,
-            "error": ps.ErrorEstimate(1.0, final=0.1),
+            "error": ps.ErrorEstimate(0.1),
             "stiffness": ps.StiffnessEstimate(0.1, aggregate="mean"),
-            "local unbiased": ps.LocalErrorEstimate(1.0, final=0.1, sampling="unbiased"),
-            "local biased": ps.LocalErrorEstimate(1.0, final=0.1, sampling="biased"),
+            "local unbiased": ps.LocalErrorEstimate(5.0, sampling="unbiased"),
+            "local biased": ps.LocalErrorEstimate(5.0, sampling="biased"),
         },
         model=model,
         data=data,
