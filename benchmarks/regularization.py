@@ -141,6 +141,7 @@ def run(
             "seeds": list(seeds)[: len(rows["vanilla"].metric)],
             "epochs": epochs,
             "data": experiment.source,
+            "note": experiment.note,
             "machine": f"{platform.machine()}, Python {platform.python_version()}, jax {jax.__version__}",
             "regularizers": {label: repr(regularize) for label, regularize in chosen.items()},
             "rows": {label: asdict(row) for label, row in rows.items()},

@@ -138,6 +138,8 @@ def write(found: dict[str, Any], out: Path) -> None:
             lines = ["| promise | measured | holds |", "|---|---|---|"]
             lines += [f"| {what} | {value} | {'yes' if good else '**no**'} |" for what, value, good in held]
             parts.append("\n".join(lines) + "\n")
+        if kept.get("note"):
+            parts.append(f"{kept['note']}\n")
         given = ", ".join(f"{label} `{text}`" for label, text in kept["regularizers"].items() if text != "None")
         parts.append(f"Regularizers: {given}.\n")
     missing = [name for name in NAMES if name not in found]
@@ -168,7 +170,7 @@ def epochs(kept: dict[str, Any]) -> str:
 
 
 def thinned(curve: Any, most: int = 50) -> tuple[Any, Any]:
-    """Epochs and values of curves of equal length, shape (n, epochs), as means over so many epochs that they are few."""
+    """Epochs and values of curves, shape (n, epochs), as means over as many epochs as leave `most` points."""
     width = -(-curve.shape[1] // most)
     starts = np.arange(0, curve.shape[1], width)
     sizes = np.diff(starts, append=curve.shape[1])
