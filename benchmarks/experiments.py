@@ -216,6 +216,18 @@ def images_sde(images: str | None, series: str | None) -> Experiment:
 # -- a latent ODE ------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of a latent ODE: how many series, how long it trains, and the noise it reckons with."""
+
+    train: int
+    epochs: int
+    batch: int
+    max_steps: int
+    sigma: float
+    scale: float
+
+
 def _latent(name: str, make: Callable[[int], tuple[Series, Any]], tuned: dict[str, Any], sizes: Sizes) -> Experiment:
     """A latent ODE of series; `make` gives for a seed all of them, and what is true (None: what is seen)."""
     whole, _ = make(0)
@@ -272,18 +284,6 @@ def _mean_square(miss: Any, mask: Any) -> Any:
     return jnp.sum(mask * miss**2, axis=(1, 2)) / jnp.sum(mask, axis=(1, 2))
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Of a latent ODE: how many series, how long it trains, and the noise it reckons with."""
-
-    train: int
-    epochs: int
-    batch: int
-    max_steps: int
-    sigma: float
-    scale: float
-
-
 def latent(images: str | None, series: str | None) -> Experiment:
     """(c): a latent ODE of irregularly sampled spirals, or of the PhysioNet Challenge's records."""
     tuned = {
@@ -300,6 +300,8 @@ def latent(images: str | None, series: str | None) -> Experiment:
         return _latent("200 spirals", lambda seed: make_spirals(300, np.random.default_rng(seed)), tuned, sizes)
     records = load_physionet(series)
     n = len(records.x)
+    if n < 2:
+        raise ValueError(f"series: {series} has one record with observations; some are to train on, some to test with")
     train = int(0.8 * n)
     batch = min(512, train)
 
@@ -317,7 +319,7 @@ OUTPUTS = np.linspace(0.0, 1.0, 30)
 
 
 def _exact(tolerance: float) -> NeuralSDE:
-    """dx = A x³ dt + 0.2 x dW (Pal et al. 2021, section 4.2)."""
+    """dx = A x³ dt + 0.2 x dW, from (2, 0): the cubic spiral of Pal et al. (2021)."""
     matrix = jnp.asarray([[-0.1, 2.0], [-2.0, -0.1]])
     return NeuralSDE(lambda t, y: matrix @ y**3, lambda t, y: 0.2 * y, rtol=tolerance, atol=tolerance, max_steps=2048)
 

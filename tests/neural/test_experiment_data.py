@@ -73,6 +73,9 @@ def test_the_records_of_a_folder_are_scaled_variable_by_variable(tmp_path):
 
 
 def test_the_latent_equation_takes_the_records_of_a_folder(tmp_path):
+    write(tmp_path / "132540.txt")
+    with pytest.raises(ValueError, match=r"has one record with observations"):
+        experiments.latent(None, str(tmp_path))
     for k in range(5):
         write(tmp_path / f"13254{k}.txt", RECORD.replace(",HR,60", f",HR,{60 + k}"))
     with jax.enable_x64(True):
