@@ -8,10 +8,17 @@ others are set for the moment of the import and taken back:
     is given back to Python afterwards.
 ``THREADS=auto``
     One Julia thread for each core, for ensembles.
+
+The thread that started Julia counts, for Julia's garbage collector, as one that runs Julia, whatever it
+does: while it computed in Python, a collection begun by a solve in another thread waited for it. `_rest`
+tells the collector otherwise. juliacall enters Julia through functions that go back to work by themselves
+and rest again when they return, as those of threads Julia did not start always do.
 """
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import os
 import signal
 import sys
@@ -46,6 +53,7 @@ _calls: Calls | None = None
 _named_by: tuple[str | None, ...] = ()
 _started: tuple[int, Any] | None = None
 _interrupts_are_ours = False
+_resting: set[int] = set()
 
 
 def running() -> bool:
@@ -80,6 +88,7 @@ def julia() -> Any:
                 engine="julia",
             )
         _give_back_interrupts()
+        _rest(module)
         return module
 
 
@@ -139,6 +148,27 @@ def _give_back_interrupts() -> None:
         signal.signal(signal.SIGINT, handler)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _rest(module: Any) -> None:
+    """Let Julia's garbage collector go on without this thread while it is in Python.
+
+    Threads that Julia did not start rest between their calls by themselves; for them this changes nothing.
+    """
+    thread = threading.get_ident()
+    if thread in _resting or (_resting and threading.current_thread() is not threading.main_thread()):
+        return
+    _resting.add(thread)
+    enter, leave = map(int, module.resting_at())
+    if not enter:
+        return
+    before = ctypes.PYFUNCTYPE(ctypes.c_int8)(enter)()
+
+    def work_again() -> None:
+        if threading.get_ident() == thread:
+            ctypes.PYFUNCTYPE(None, ctypes.c_int8)(leave)(before)
+
+    atexit.register(work_again)  # runs before juliacall's own, which ends Julia in the state it was left in
 
 
 def message_of(error: BaseException) -> str:
