@@ -76,6 +76,18 @@ def test_sweeps_run_on_threads_with_buffers_of_their_own() -> None:
         np.testing.assert_allclose(sweep.u.sel(alpha=value), one.u, rtol=1e-12)
 
 
+def test_large_loops_on_several_threads_compute_the_same() -> None:
+    problem = brusselator(256)
+    graph, module = problem.system.model.graph, bridge.julia()
+    fields = send_fields(problem.system.model)
+    assert graph.n_states // 2 > 32_768
+    u, p = floats(np.random.default_rng(0).uniform(0.5, 2, graph.n_states)), floats(problem.p)
+    states, parameters = module.floats(address(u), u.size), module.floats(address(p), p.size)
+    found = [np.array(module.evaluate(fields, states, parameters, 0.3)) for _ in range(20)]
+    np.testing.assert_allclose(found[0], graph.evaluate("rhs", u, p, 0.3), rtol=1e-11, atol=1e-7)
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
 def test_what_it_has_not_is_refused_by_name() -> None:
     w = ps.fields("w", X)
     system = ps.PDESystem([ps.Eq(D(w), D(w, X, 2))], {X: (0, 1)}, {X: ps.Periodic()}, {w: sp.sin(2 * sp.pi * X)})
