@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pysciml as ps
 from pysciml.graph import ops
 from pysciml.graph.field_builder import FieldBuilder
 from pysciml.graph.field_jacobian import colour, jacobian
@@ -120,3 +121,51 @@ def test_a_damaged_file_is_refused(change: Any, message: str) -> None:
     change(document)
     with pytest.raises(ValueError, match=message):
         FieldGraph.from_document(document, 2)
+
+
+@pytest.mark.parametrize("order", [2, 6])
+def test_a_finer_grid_compiles_to_no_more_loops(order: int) -> None:
+    jax = pytest.importorskip("jax")
+    from pysciml.engines.jax.compiling import double_precision
+    from pysciml.engines.jax.fields.lower import lower_fields
+
+    X, Y = ps.coordinates("X Y")
+    u, k = ps.fields("u", X, Y), ps.parameters("k")
+    heat = ps.PDESystem(
+        [ps.Eq(ps.D(u), k * ps.laplacian(u) - u**2)],
+        domain={X: (0, 1), Y: (0, 1)},
+        boundary={X: ps.Dirichlet(lower=0, upper=Y), Y: ps.Periodic()},
+        initial={u: 0},
+    )
+
+    def loops(n: int) -> int:
+        graph = heat.discretize({X: n, Y: n}, order=order).graph
+        with double_precision():
+            function = jax.jit(lower_fields(graph, "rhs"))
+            text = function.lower(0.0, np.zeros(graph.n_states), np.ones(1)).compile().as_text()
+        entry = text[text.index("\nENTRY") :]
+        return sum(entry.count(f" {what}(") for what in ("fusion", "concatenate", "copy", "slice"))
+
+    assert loops(256) <= loops(64)
+
+
+def test_parts_of_joined_arrays_come_from_where_they_lie() -> None:
+    jax = pytest.importorskip("jax")
+    from pysciml.engines.jax.compiling import double_precision
+    from pysciml.engines.jax.fields.lower import lower_fields
+
+    for shape in ((6,), (4, 6), (3, 4, 6)):
+        b = FieldBuilder([shape], 0)
+        u, outputs = b.field(0), []
+        for axis, n in enumerate(shape):
+            wrapped = b.join([b.slice(u, axis, n - 2, 2), u, b.slice(u, axis, 0, 2)], axis)
+            outputs += [b.slice(wrapped, axis, start, n) for start in range(5)]
+            outputs += [wrapped, b.slice(wrapped, axis, 1, 1), b.slice(wrapped, axis, 0, 2)]
+            across = b.join([wrapped, b.mul(wrapped, wrapped)], (axis + 1) % len(shape))
+            outputs += [across, b.slice(across, (axis + 1) % len(shape), 1, 4), b.slice(across, axis, 1, n)]
+        graph = b.build({"values": outputs})
+        y = np.random.default_rng(0).normal(size=graph.n_states)
+        with double_precision():
+            found = np.asarray(jax.jit(lower_fields(graph, "values"))(0.0, y, np.zeros(0)))
+        expected = np.concatenate([a.ravel() for a in graph.arrays("values", y, np.zeros(0), 0.0)])
+        assert np.array_equal(found, expected)

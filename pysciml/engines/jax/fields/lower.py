@@ -28,13 +28,27 @@ def _along(values: Any, axis: int, ndim: int) -> Any:
     return jnp.asarray(values).reshape([-1 if k == axis else 1 for k in range(ndim)])
 
 
+def join(parts: Sequence[Any], axis: int) -> Any:
+    """Arrays one after the other along an axis.
+
+    Along the last axis the arrays get one more, of length one: XLA makes a loop of its own of every long
+    concatenation along the last axis, which takes it several times as long to compile and to run as what it makes
+    of all others, a part of the loop that uses them.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if axis == parts[0].ndim - 1 and axis > 0:
+        return jnp.concatenate([part[..., None] for part in parts], axis=axis)[..., 0]
+    return jnp.concatenate(parts, axis=axis)
+
+
 def array_op(code: int, args: Sequence[Any], attribute: tuple[int, ...], tables: Sequence[Any]) -> Any:
     """One of the operations of `array_ops`."""
     x, axis = args[0], attribute[0]
     if code == ao.SLICE:
         return jax.lax.slice_in_dim(x, attribute[1], attribute[1] + attribute[2], axis=axis)
     if code == ao.JOIN:
-        return jnp.concatenate(args, axis=axis)
+        return join(args, axis)
     if code == ao.TOTAL:
         return jnp.sum(x, axis=axis, keepdims=True)
     if code == ao.LARGEST:
@@ -47,17 +61,69 @@ def array_op(code: int, args: Sequence[Any], attribute: tuple[int, ...], tables:
     return jnp.fft.irfft(modes * _along(multiplier, axis, x.ndim), n=n, axis=axis)
 
 
+class _Joins:
+    """What is joined where, so that a part of it is taken from the operands that it lies in.
+
+    A neighbour's values are a slice of a field with a cell more at an end: taken from the joined array, they would
+    have XLA look for the operand of each of its three parts.
+    """
+
+    def __init__(self, graph: FieldGraph, nodes: Sequence[int], wanted: Sequence[int]) -> None:
+        self._graph = graph
+        self._parts: dict[int, list[int]] = {}
+        self.whole = set(wanted)  # those that something else uses than a slice or a join along the same axis
+        for node in nodes:
+            code, axis = int(graph.op[node]), self.axis(node)
+            operands = [a for a in graph.args[node].tolist() if a >= 0]
+            same = [code in (ao.JOIN, ao.SLICE) and self.axis(a) == axis and a in self._parts for a in operands]
+            self.whole.update(a for a, taken in zip(operands, same, strict=True) if not taken)
+            if code == ao.JOIN:
+                pairs = zip(operands, same, strict=True)
+                self._parts[node] = [part for a, taken in pairs for part in (self._parts[a] if taken else [a])]
+
+    def axis(self, node: int) -> int:
+        """Along which a node joins or slices; -1 for others."""
+        code = int(self._graph.op[node])
+        return self._graph.attributes[int(self._graph.index[node])][0] if code in (ao.JOIN, ao.SLICE) else -1
+
+    def parts(self, node: int, axis: int) -> list[int]:
+        """What makes up a node along an axis: itself, where it is not joined along that axis."""
+        return self._parts[node] if node in self._parts and self.axis(node) == axis else [node]
+
+    def slice(self, values: dict[int, Any], node: int, axis: int, start: int, length: int) -> Any:
+        """A part of a node's values."""
+        found: list[Any] = []
+        at = 0
+        for part in self.parts(node, axis):
+            size = self._graph.shapes[part][axis]
+            low, high = max(start - at, 0), min(start + length - at, size)
+            if low < high:
+                found.append(jax.lax.slice_in_dim(values[part], low, high, axis=axis))
+            at += size
+        return join(found, axis)
+
+
 def evaluator(graph: FieldGraph, name: str) -> Callable[[Any, Sequence[Any], Any], list[Any]]:
     """A function of ``(t, fields, p)`` that returns the arrays of a named output."""
     wanted = graph.outputs[name].tolist()
     nodes = np.flatnonzero(graph.reachable(graph.outputs[name])).tolist()
+    joins = _Joins(graph, nodes, wanted)
 
     def function(t: Any, fields: Sequence[Any], p: Any) -> list[Any]:
         dtype = jnp.result_type(fields[0])
         values: dict[int, Any] = {}
         for node in nodes:
             code, k = int(graph.op[node]), int(graph.index[node])
-            args = [values[a] for a in graph.args[node].tolist() if a >= 0]
+            operands = [a for a in graph.args[node].tolist() if a >= 0]
+            if code == ao.JOIN:
+                if node in joins.whole:
+                    axis = graph.attributes[k][0]
+                    values[node] = join([values[a] for a in joins.parts(node, axis)], axis)
+                continue
+            if code == ao.SLICE:
+                values[node] = joins.slice(values, operands[0], *graph.attributes[k])
+                continue
+            args = [values[a] for a in operands]
             if code == ops.CONST:
                 value: Any = jnp.asarray(graph.const[node], dtype=dtype)
             elif code == ops.TIME:
