@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import util
 from typing import Any
 
 import numpy as np
@@ -93,7 +92,6 @@ def test_the_compiled_right_hand_side_is_the_graph_s(name: str, backward: bool) 
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
 
 
-@pytest.mark.skipif(util.find_spec("diffrax") is None, reason="no JAX")
 @pytest.mark.parametrize("name", ["reaction"])
 def test_it_is_also_that_of_jax(name: str) -> None:
     from pysciml.engines.jax.compiling import double_precision
