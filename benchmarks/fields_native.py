@@ -108,7 +108,9 @@ def lines(quick: bool) -> None:
                 times[name] = [float("nan")] * 2
                 continue
 
-            def run(name: str = name, options: dict[str, Any] = options, problem: Any = problem) -> None:
+            def run(
+                name: str = name, options: dict[str, Any] = options, problem: Any = problem, found: Any = found
+            ) -> None:
                 how = {"engine": "native", "rtol": 1e-6, "atol": 1e-6, "saveat": [10.0]} | options
                 found[name] = ps.solve(problem, "QNDF", **how)
 

@@ -184,8 +184,20 @@ def spectral() -> Any:
     ).discretize({X: 8}, scheme="spectral")
 
 
+def guarded() -> Any:
+    """The square root is undefined in the cells whose branch is not taken, and their neighbours' is."""
+    flux = sp.Piecewise((D(sp.sqrt(u - sp.Rational(1, 2)), X), u > 1), (0, True))
+    return ps.PDESystem([ps.Eq(D(u), flux)], {X: (0, 1)}, {X: ps.Neumann(0)}, {u: 3 * X}).discretize({X: 8})
+
+
 @pytest.mark.parametrize(
-    ("make", "why"), [(flat, "it has more than one dimension"), (far, "it needs total"), (spectral, "it needs fourier")]
+    ("make", "why"),
+    [
+        (guarded, "a branch of it takes values from other cells"),
+        (flat, "it has more than one dimension"),
+        (far, "it needs total"),
+        (spectral, "it needs fourier"),
+    ],
 )
 def test_what_is_not_compiled_is_said_and_solved_all_the_same(make: Any, why: str) -> None:
     problem = make().problem((0, 0.1))

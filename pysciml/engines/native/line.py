@@ -22,7 +22,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ import numpy.typing as npt
 from pysciml.engines.base import Array
 from pysciml.engines.native.compile import SPARSE_STATES, Prepared
 from pysciml.engines.native.library import Compiled
-from pysciml.engines.native.lower import EMITTED, SUPPORTED, Lowering
+from pysciml.engines.native.lower import SAFE_POINTS, SUPPORTED, Lowering
 from pysciml.engines.native.writing import PRECEDENCE_OF_ATOMS, Piece, join, number
 from pysciml.graph import Model, ops
 from pysciml.graph import array_ops as ao
@@ -69,7 +69,34 @@ def compilable(model: Model) -> str | None:
         operands = [k for k in graph.args[node].tolist() if k >= 0 and by_field[k]]
         if int(graph.op[node]) not in ao.ARRAY_OPS and any(graph.shapes[k] != graph.shapes[node] for k in operands):
             return "a value at one place acts on all cells"
+    if _moved_from_branches(graph, moving):
+        return "a branch of it takes values from other cells where they may be undefined"
     return None
+
+
+def _moved_from_branches(graph: FieldGraph, needed: npt.NDArray[np.bool_]) -> bool:
+    """Whether a branch holds values of other cells that may be undefined there.
+
+    A branch is guarded cell by cell: what is undefined where it is not taken is replaced there. Values from
+    other cells have left that guard, and a NaN that a branch would have dropped would poison the sum.
+    """
+    risky, moved = [False] * len(graph), [False] * len(graph)
+    for node, (code, row) in enumerate(zip(graph.op.tolist(), graph.args.tolist(), strict=True)):
+        operands = [a for a in row if a >= 0]
+        risky[node] = _may_be_undefined(graph, code, operands) or any(risky[a] for a in operands)
+        moved[node] = (code in ao.ARRAY_OPS and risky[node]) or any(moved[a] for a in operands)
+        if code == ops.SELECT and needed[node] and any(moved[a] for a in operands[1:]):
+            return True
+    return False
+
+
+def _may_be_undefined(graph: FieldGraph, code: int, operands: list[int]) -> bool:
+    if code not in SAFE_POINTS:
+        return False
+    if code in (ops.DIV, ops.POW) and int(graph.op[operands[1]]) == ops.CONST:
+        value = float(graph.const[operands[1]])
+        return value == 0 if code == ops.DIV else value < 0 or value != int(value)
+    return True
 
 
 class _FieldLowering(Lowering):

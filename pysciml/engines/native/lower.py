@@ -33,7 +33,7 @@ EMITTED: Final = frozenset(
 
 #: Operations that can be non-finite for a finite argument, with a point where they are not, one
 #: per operand; None leaves the operand as it is.
-_SAFE_POINTS: Final[dict[int, tuple[float | None, ...]]] = {
+SAFE_POINTS: Final[dict[int, tuple[float | None, ...]]] = {
     ops.DIV: (None, 1.0),
     ops.POW: (1.0, 1.0),
     ops.SQRT: (1.0,),
@@ -68,7 +68,7 @@ class Lowering:
         risky: list[bool] = []
         for code, row in zip(self._op, self._args, strict=True):
             below = any(risky[a] for a in row if a >= 0)
-            risky.append(code in _SAFE_POINTS or below)
+            risky.append(code in SAFE_POINTS or below)
         return risky
 
     # A guard is the node of a condition, 0 or 1; -1 stands for "always evaluated".
@@ -115,21 +115,27 @@ class Lowering:
         return node
 
     def ge(self, x: int, y: int) -> int:
+        """Whether ``x >= y``."""
         return self._mark(self.b.call(ops.GE, x, y))
 
     def negation(self, condition: int) -> int:
+        """Whether a condition does not hold."""
         return self._mark(self.b.sub(self.b.one, condition))
 
     def both(self, x: int, y: int) -> int:
+        """Whether both conditions hold."""
         return self._mark(self.b.mul(x, y))
 
     def equal(self, x: int, y: int) -> int:
+        """Whether ``x == y``."""
         return self.both(self.ge(x, y), self.ge(y, x))
 
     def truth(self, x: int) -> int:
+        """A number as a condition: whether it is not zero."""
         return x if x in self._conditions else self.negation(self.equal(x, self.b.zero))
 
     def blend(self, condition: int, if_true: int, if_false: int) -> int:
+        """One or the other, by a condition that is exactly 0 or 1."""
         b = self.b
         return b.add(b.mul(condition, if_true), b.mul(self.negation(condition), if_false))
 
@@ -155,13 +161,13 @@ class Lowering:
             )
         arity = ops.OPS[code].arity
         args = [self._done[self._key(a, guard)] for a in self._args[node][:arity]]
-        if guard != -1 and code in _SAFE_POINTS:
+        if guard != -1 and code in SAFE_POINTS:
             args = [
                 x
                 if point is None or b.value_of(x) is not None
                 # c*x + (1-c)*point, so that x itself is untouched where the guard holds.
                 else self.blend(guard, x, b.constant(point))
-                for x, point in zip(args, _SAFE_POINTS[code], strict=True)
+                for x, point in zip(args, SAFE_POINTS[code], strict=True)
             ]
         rule = _RULES.get(code)
         return rule(self, *args) if rule is not None else b.call(code, *args)

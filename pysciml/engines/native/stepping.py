@@ -347,7 +347,10 @@ def _explore(task: Task, monitor: Monitor | None) -> tuple[March, Plan | None]:
     stiff = False
     try:
         for part in slices:
-            pieces.add(part.steps.t[0 if not cuts else 1 :], part.steps.u[:, 0 if not cuts else 1 :])
+            new = slice(0 if not cuts else 1, None)
+            # Where output times are given, it is solved for these later: states would only fill the memory.
+            u = part.steps.u[:, new] if task.saveat is None else np.zeros((task.u0.size, 0))
+            pieces.add(part.steps.t[new], u)
             cuts.append(slices.end[0])
             if monitor is not None and slices.end[0] < task.t1 and monitor(part, slices):
                 stiff = True
