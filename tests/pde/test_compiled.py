@@ -193,15 +193,15 @@ def guarded() -> Any:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (guarded, "a branch of it takes values from other cells"),
-        (flat, "it has more than one dimension"),
-        (far, "it needs total"),
-        (spectral, "it needs fourier"),
+        (guarded, "has a branch that takes values from other cells"),
+        (flat, "has more than one dimension"),
+        (far, "needs total"),
+        (spectral, "needs fourier"),
     ],
 )
 def test_what_is_not_compiled_is_said_and_solved_all_the_same(make: Any, why: str) -> None:
     problem = make().problem((0, 0.1))
-    with pytest.raises(ps.UnsupportedError, match=f"TRBDF2 for those it can compile: {why}"):
+    with pytest.raises(ps.UnsupportedError, match=f"TRBDF2 only for those it can compile, and 'pde' {why}"):
         ps.solve(problem, "TRBDF2", engine="native")
     assert ps.solve(problem, engine="native").attrs["algorithm"] in ("QNDF", "DP5")
 

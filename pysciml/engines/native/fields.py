@@ -44,8 +44,8 @@ def check(engine: Engine, model: Model, algorithm: str | None) -> None:
     reason = line.compilable(model)
     if reason is not None:
         raise UnsupportedError(
-            f"the native engine has {', '.join(_METHODS)} for partial differential equations ({model.name!r} is "
-            f"one), and {algorithm} for those it can compile: {reason}; the jax engine has more",
+            f"the native engine has {', '.join(_METHODS)} for partial differential equations; {algorithm} only for "
+            f"those it can compile, and {model.name!r} {reason}; the jax engine has more",
             engine=engine.name,
             algorithm=algorithm,
         )

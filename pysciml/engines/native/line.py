@@ -50,27 +50,27 @@ _ARRAY_OPS: Final = frozenset({ao.FIELD, ao.TABLE, ao.SLICE, ao.JOIN})
 
 
 def compilable(model: Model) -> str | None:
-    """Why a partial differential equation is not compiled; None where it is."""
+    """Why a partial differential equation is not compiled, as what is said of it; None where it is."""
     graph = model.graph
     if not isinstance(graph, FieldGraph) or any(len(shape) != 1 for shape in graph.fields):
-        return "it has more than one dimension"
+        return "has more than one dimension"
     if graph.n_states > MOST_STATES:
-        return f"it has more than {MOST_STATES} states"
+        return f"has more than {MOST_STATES} states"
     if model.events or not model.differential.all():
-        return "it has events or algebraic equations"
+        return "has events or algebraic equations"
     by_field = _below(graph, ao.FIELD)
     moving = (by_field | _below(graph, ops.TIME)) & graph.reachable(graph.outputs["rhs"])
     missing = set(graph.op[moving].tolist()) - SUPPORTED - _ARRAY_OPS
     if missing:
-        return f"it needs {', '.join(sorted(ao.describe(code).name for code in missing))}"
+        return f"needs {', '.join(sorted(ao.describe(code).name for code in missing))}"
     for node in np.flatnonzero(moving).tolist():
         if len(graph.shapes[node]) > 1:
-            return "it has more than one dimension"
+            return "has more than one dimension"
         operands = [k for k in graph.args[node].tolist() if k >= 0 and by_field[k]]
         if int(graph.op[node]) not in ao.ARRAY_OPS and any(graph.shapes[k] != graph.shapes[node] for k in operands):
-            return "a value at one place acts on all cells"
+            return "has a value at one place that acts on all cells"
     if _moved_from_branches(graph, moving):
-        return "a branch of it takes values from other cells where they may be undefined"
+        return "has a branch that takes values from other cells, where they may be undefined"
     return None
 
 
