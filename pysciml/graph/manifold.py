@@ -11,18 +11,18 @@ them and an offset :math:`s` along their normals, to which one Newton step is en
 .. math:: x = \pi(y) = y - N^T s, \qquad N N^T s = \operatorname{diag}(|h_x|)^{-1} h, \qquad
           N = \operatorname{diag}(|h_x|)^{-1} h_x,
 
-all at :math:`y`. It exists wherever :math:`h_x` has full rank; no choice is made. The derivative of :math:`x` is used for
-:math:`y`, and offsets decay about as fast as the normals turn,
+all at :math:`y`. It exists wherever :math:`h_x` has full rank; no choice is made. The derivative of :math:`x` is used
+for :math:`y`, and offsets decay about as fast as the normals turn,
 
 .. math:: y' = f(x, z, t) - \gamma N^T s, \qquad \gamma^2 = 16 \sum_i |\dot h_{x,i}|^2 / |h_{x,i}|^2 .
 
 Without the decay, errors along the normals would add up, and where normals turn an offset changes speeds by the share
-that it is of their radius; with it an offset is of the size of the errors of some steps. Where they do not turn, as with
-linear constraints, an offset changes nothing. The rate needs no units to be known, and is not stiff: a solver that
-follows the solution follows the decay. What is shown is projected, to rounding. (Projecting after
-every step, as in Hairer, Lubich & Wanner, *Geometric Numerical Integration*, IV.4, has the same effect; here no step
-has to be interrupted, so that every solver can be used, with its dense output.) Where :math:`z` enters linearly, and it
-mostly does, it is solved for, and what is left is an ordinary differential equation.
+that it is of their radius; with it an offset is of the size of the errors of some steps. Where they do not turn, as
+with linear constraints, an offset changes nothing. The rate needs no units to be known, and is not stiff: a solver that
+follows the solution follows the decay. What is shown is projected, to rounding. (Projecting after every step, as in
+Hairer, Lubich & Wanner, *Geometric Numerical Integration*, IV.4, has the same effect; here no step has to be
+interrupted, so that every solver can be used, with its dense output.) Where :math:`z` enters linearly, and it mostly
+does, it is solved for, and what is left is an ordinary differential equation.
 """
 
 from __future__ import annotations

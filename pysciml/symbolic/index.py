@@ -186,8 +186,7 @@ class _Search:
             while True:
                 reached, path = self._augment(start, holder)
                 if path is not None:
-                    for j, i in path:
-                        holder[j] = i
+                    holder.update(path)
                     break
                 unknowns = {j for i in reached for j in self._incident(self.residuals[i])}
                 for j in unknowns:

@@ -193,7 +193,7 @@ def _assemble(
 
 
 def _fixed(reader: Reader, solution: Solution, function: Any) -> int:
-    """From which derivative on an unknown's initial values are guesses: the order that algebraic equations determine."""
+    """From which derivative on an unknown's initial values are guesses: what algebraic equations determine."""
     unknown = reader.unknowns[function]
     explicit = unknown.leaves[unknown.order] in solution.explicit
     return unknown.order if explicit else solution.orders[function]

@@ -115,9 +115,11 @@ class System:
     def index(self) -> int:
         """The structural index of the equations as they were written: how often some had to be differentiated.
 
-        0 for ordinary differential equations, 1 where the algebraic equations determine the algebraic unknowns. Where it
-        is higher, the equations are differentiated until they do (`pysciml.symbolic.index`), `equations` stay as they
-        were written, and solutions stay on what was differentiated, `constraints`.
+        0 for ordinary differential equations, 1 where the algebraic equations determine the algebraic unknowns.
+        Where it is higher, equations are differentiated until they do (`pysciml.symbolic.index`); `equations` stay
+        as they were written, and solutions stay on what was differentiated, `constraints`. It is never lower than
+        the differentiation index, and for some systems higher (Reissig, Martinson & Barton, SIAM J. Sci. Comput. 21
+        (2000) 1987).
         """
         return self.model.index
 

@@ -222,9 +222,7 @@ def test_linear_systems_of_known_index_have_their_exact_solution(blocks: list[in
             A[at + i, at + i] = 1
             if i + 1 < size:
                 E[at + i, at + i + 1] = 1
-        exact += [
-            -sum((sp.diff(force[at + i + k], t, k) for k in range(size - i)), sp.Integer(0)) for i in range(size)
-        ]
+        exact += [-sum((sp.diff(force[at + i + k], t, k) for k in range(size - i)), sp.Integer(0)) for i in range(size)]
         at += size
 
     def mix() -> sp.Matrix:

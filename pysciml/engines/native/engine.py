@@ -96,8 +96,8 @@ class NativeEngine(Engine):
         if constrained and prepare(model).operations > IRREGULAR_OPERATIONS:
             raise UnsupportedError(
                 f"the equations of {model.name!r} and what keeps them on their constraints are "
-                f"{prepare(model).operations} operations, and the native engine compiles {IRREGULAR_OPERATIONS} of such; "
-                f"{self._able(model)}",
+                f"{prepare(model).operations} operations, and the native engine compiles {IRREGULAR_OPERATIONS} of "
+                f"that kind; {self._able(model)}",
                 engine=self.name,
                 algorithm=algorithm,
             )
