@@ -53,7 +53,7 @@ def refuse_constraints(model: Model, engine: str) -> None:
     """Raise for derivatives of solutions of which the index was reduced."""
     if model.constraints:
         raise UnsupportedError(
-            f"the {engine} engine has no sensitivities of systems of which the index was reduced, and {model.name!r} is "
+            f"the {engine} engine has no sensitivities of systems whose index was reduced, and {model.name!r} is "
             "one: finite differences by pysciml.fit, or pysciml.solve_ensemble, are possible",
             engine=engine,
         )
