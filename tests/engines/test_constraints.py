@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -9,6 +11,7 @@ import xarray as xr
 from scipy.integrate import solve_ivp
 
 import pysciml as ps
+from pysciml.engines.base import registry
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph.manifold import on_manifold
 
@@ -254,3 +257,23 @@ def test_julia_source_projects() -> None:
     assert "ODEProblem(rhs!, u0, tspan, p)" in text
     assert "function projected!(out, u, p, t)" in text
     assert "# out[5] is tension" in text
+
+
+def test_what_the_native_compiler_would_choke_on_is_refused_and_others_named() -> None:
+    """A chain of six pendulums: so many irregular operations end the process of some versions of LLVM."""
+    n = 6
+    places = [(sp.Integer(0), sp.Integer(0)), *zip(ps.variables(f"X:{n}"), ps.variables(f"Y:{n}"), strict=True)]
+    pulls = [*ps.variables(f"L:{n}"), sp.Integer(0)]
+    rods = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(places)]
+    rods.append((sp.Integer(0), sp.Integer(0)))
+    equations = []
+    for i in range(n):
+        for axis, weight in ((0, 0.0), (1, 9.81)):
+            force = pulls[i + 1] * rods[i + 1][axis] - pulls[i] * rods[i][axis] - weight
+            equations.append(Eq(D(places[i + 1][axis], 2), force))
+        equations.append(Eq(rods[i][0] ** 2 + rods[i][1] ** 2, 1))
+    chain = ps.System(equations, name="chain")
+    assert (chain.index, len(chain.constraints)) == (3, 2 * n)
+    with pytest.raises(UnsupportedError, match=r"'chain'.* operations.*engine='jax'"):
+        registry()["native"].check(chain.model, None)
+    registry()["jax"].check(chain.model, None)
