@@ -6,7 +6,8 @@
 - the Brusselator on 256 x 256 cells: memory, and cost per state against 32 x 32;
 - Gray-Scott on 256 x 256 cells, 5,000 steps of Euler's method, against py-pde's fastest backend;
 - Kuramoto-Sivashinsky on 1,024 points, ETDRK4, against exponax;
-- compile time on 512 x 512 cells against 64 x 64.
+- compile time on 512 x 512 cells against 64 x 64;
+- a solution streamed to a store: memory against the size of the solution, and of one a third as long.
 
 Ratios are of times taken in one run, interleaved. Peers that are not installed are left out. `--write` keeps
 the results in ``results/pde.json`` and ``results/pde.md``; parts can be named to measure only these.
@@ -315,8 +316,41 @@ def compiling() -> Verdict:
     )
 
 
+_STREAMED = """
+import resource, sys, tempfile
+import pysciml as ps, sympy as sp
+n, rows = 256, int(sys.argv[1])
+X, Y = ps.coordinates("X Y")
+u, v = ps.fields("u v", X, Y)
+bump = sp.exp(-((X - n / 2) ** 2 + (Y - n / 2) ** 2) / 50)
+system = ps.PDESystem(
+    [ps.Eq(ps.D(u), 0.16 * ps.laplacian(u) - u * v**2 + 0.035 * (1 - u)),
+     ps.Eq(ps.D(v), 0.08 * ps.laplacian(v) + u * v**2 - 0.1 * v)],
+    {X: (0, n), Y: (0, n)}, {X: ps.Periodic(), Y: ps.Periodic()}, {u: 1 - bump / 2, v: bump / 4})
+problem = system.discretize({X: n, Y: n}).problem((0, rows))
+with tempfile.TemporaryDirectory() as folder:
+    sol = ps.solve(problem, "Euler", engine="jax", dt=1.0, saveat=1.0, store=folder + "/run.zarr")
+    print(sol.nbytes / 2**30, sol.attrs["solve_seconds"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def streamed() -> Verdict:
+    """Gray-Scott with every step written."""
+    found: dict[int, list[float]] = {}
+    for rows in (1000, 3000):
+        out = subprocess.run([sys.executable, "-c", _STREAMED, str(rows)], capture_output=True, text=True, check=True)
+        found[rows] = [float(word) for word in out.stdout.split()[-3:]]
+    size, _, peak = found[3000]
+    growth = peak / found[1000][2]
+    return Verdict(
+        "a streamed solution takes less memory than it has bytes, and no more when it is three times as long",
+        f"{peak:.2f} GB for a solution of {size:.2f} GB; {growth:.2f} times that of {found[1000][0]:.2f} GB",
+        peak < size and growth < 1.1,
+    )
+
+
 PARTS: dict[str, Callable[[], Verdict | list[Verdict]]] = {
-    part.__name__: part for part in (cold, warm, compiling, kuramoto_sivashinsky, gray_scott, large)
+    part.__name__: part for part in (cold, warm, compiling, kuramoto_sivashinsky, gray_scott, streamed, large)
 }
 
 

@@ -147,7 +147,7 @@ def animate(
         line: Any = None
         image: Any = None
         if chosen.ndim == 2:
-            (line,) = panel.plot(x.values, frames.values[0])
+            (line,) = panel.plot(x.values, frames.isel(t=0).values)
             room = 0.05 * (limits[1] - limits[0] or 1.0)
             panel.set_ylim(limits[0] - room, limits[1] + room)
             panel.set_ylabel(label(chosen))
@@ -161,10 +161,11 @@ def animate(
 
         def draw(k: int) -> list[Any]:
             title.set_text(f"t = {float(frames.t[k]):.4g}")
+            values = frames.isel(t=k).values  # of a solution on disk, no more than a frame is read
             if chosen.ndim == 2:
-                line.set_ydata(frames.values[k])
+                line.set_ydata(values)
                 return [line]
-            image.set_data(frames.values[k].T)
+            image.set_array(values.T)
             return [image]
 
         film = FuncAnimation(figure, draw, frames=frames.sizes["t"], interval=1000 / fps, blit=False)
@@ -202,9 +203,10 @@ def _field(sol: Any, field: Any) -> xr.DataArray:
 
 
 def _limits(values: xr.DataArray) -> tuple[float, float]:
-    array = np.asarray(values.values)
-    array = array[np.isfinite(array)]
-    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
+    finite = values.where(np.isfinite(values))  # of a solution on disk, read part by part
+    low, high = float(finite.min()), float(finite.max())
+    if not np.isfinite(low):
+        low, high = 0.0, 1.0
     if low < 0 < high and min(-low, high) > 0.3 * max(-low, high):
         high = max(-low, high)
         low = -high
@@ -213,19 +215,25 @@ def _limits(values: xr.DataArray) -> tuple[float, float]:
 
 def _image(panel: Any, frame: xr.DataArray, limits: tuple[float, float]) -> Any:
     x, y = (frame[dim].values for dim in frame.dims)
-    half = [(v[1] - v[0]) / 2 for v in (x, y)]
-    extent = (x[0] - half[0], x[-1] + half[0], y[0] - half[1], y[-1] + half[1])
+    edges = [_edges(v) for v in (x, y)]
+    extent = (edges[0][0], edges[0][-1], edges[1][0], edges[1][-1])
+    aspect = "equal" if 0.25 < (extent[3] - extent[2]) / (extent[1] - extent[0]) < 4 else "auto"
+    colors = {"cmap": _SIGNED if limits[0] == -limits[1] else _MAP, "vmin": limits[0], "vmax": limits[1]}
     panel.grid(False)
-    return panel.imshow(
-        frame.values.T,
-        origin="lower",
-        extent=extent,
-        cmap=_SIGNED if limits[0] == -limits[1] else _MAP,
-        vmin=limits[0],
-        vmax=limits[1],
-        aspect="equal" if 0.25 < (extent[3] - extent[2]) / (extent[1] - extent[0]) < 4 else "auto",
-        interpolation="nearest",
-    )
+    if all(np.ptp(np.diff(v)) <= 1e-6 * np.ptp(v) for v in edges):
+        return panel.imshow(
+            frame.values.T, origin="lower", extent=extent, aspect=aspect, interpolation="nearest", **colors
+        )
+    panel.set_aspect(aspect)
+    return panel.pcolormesh(*edges, frame.values.T, **colors)
+
+
+def _edges(centers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Where cells end that are known by their centers: halfway, and as far outside of the first as inside."""
+    if centers.size == 1:
+        return np.array([centers[0] - 0.5, centers[0] + 0.5])
+    between = (centers[1:] + centers[:-1]) / 2
+    return np.concatenate([[2 * centers[0] - between[0]], between, [2 * centers[-1] - between[-1]]])
 
 
 def _ratio(field: xr.DataArray) -> float:

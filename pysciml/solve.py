@@ -36,6 +36,7 @@ def solve(
     progress: bool = False,
     device: str = "cpu",
     precision: str = "float64",
+    store: Any = None,
 ) -> xr.Dataset:
     """Solve a problem.
 
@@ -68,6 +69,17 @@ def solve(
     precision : {"float64", "float32"}
         Of the arithmetic and of the result. Single precision holds some six digits (``rtol`` 1e-6
         or more) and takes half the memory; the JAX engine has it.
+    store : path, address or fsspec mapping, optional
+        Write the solution to a Zarr store (``"run.zarr"``, ``"s3://..."``) as it is computed, for runs
+        larger than memory; needs ``saveat`` and the extra ``[dask]``. It is solved in pieces of as many
+        output times as take 32 MiB (two of them at least), each from where the one before ended, so that memory stays
+        bounded by some of those however many there are. Adaptive methods begin each piece as they begin a solve:
+        the solution is as accurate and not the same to the last digit. Attribute ``pieces`` counts them.
+        What is returned is read from the store when it is used. Anybody can read it meanwhile (what is
+        not computed yet is NaN, attribute ``retcode`` is ``"Unfinished"``). After a kill, Ctrl-C or a failure the same
+        call goes on after the last piece that was written, to the numbers of an undisturbed run; nothing is
+        ever overwritten, and a store that holds anything else is refused. Not with events, delays or jumps;
+        with noise it needs ``dt``, and each piece has a path of its own, independent of the others.
 
     Returns
     -------
@@ -106,6 +118,13 @@ def solve(
         device=device,
         precision=precision,
     )
+    if store is not None:
+        from pysciml.streaming import stream
+
+        def choose(name: str) -> Engine:
+            return choose_engine(problem.system.model, alg, name, device, precision)
+
+        return stream(problem, alg, engine, options, store, choose, failure)
     chosen = choose_engine(problem.system.model, alg, engine, device, precision)
     raw = chosen.solve(problem.system.model, problem.u0, problem.p, problem.tspan, alg, options)
     return finish(problem, raw, chosen.name)
@@ -116,13 +135,18 @@ def finish(problem: Problem, raw: RawSolution, engine: str) -> xr.Dataset:
     dataset = to_dataset(problem, raw, engine)
     if raw.successful:
         return dataset
+    raise failure(problem, raw, engine, dataset)
+
+
+def failure(problem: Problem, raw: RawSolution, engine: str, partial: xr.Dataset) -> SolverError:
+    """What to raise for a solve that did not reach its end, with what there is of it."""
     reached = f"t = {raw.t[-1]:.6g} of {problem.tspan[1]:g}" if raw.t.size else "nothing"
     message = (
         f"{problem.system.name}: {raw.message or raw.retcode} ({engine} engine, {raw.algorithm}; "
         f"retcode {raw.retcode}; reached {reached}; .partial holds it)"
     )
     kind = SolveInterrupted if raw.retcode == "Interrupted" else SolverError
-    raise kind(message, partial=dataset, retcode=raw.retcode)
+    return kind(message, partial=partial, retcode=raw.retcode)
 
 
 def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", precision: str = "float64") -> Engine:

@@ -41,6 +41,8 @@ class SolveOptions:
         ``"cpu"``, or one of the engine's `Engine.devices`.
     precision : str
         ``"float64"``, or one of the engine's `Engine.precisions`.
+    whole : (float, float) or None
+        The span of the solve that this one is a piece of, by which a method is chosen.
     """
 
     rtol: float = 1e-6
@@ -52,6 +54,7 @@ class SolveOptions:
     progress: bool = False
     device: str = "cpu"
     precision: str = "float64"
+    whole: tuple[float, float] | None = None
 
 
 @dataclass

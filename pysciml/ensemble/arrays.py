@@ -66,7 +66,7 @@ def create(
 
     made: dict[str, Any] = {}
     draft = MemoryStore(made)
-    _quietly(lambda: coordinates.assign_attrs(attrs).to_zarr(draft, mode="w", zarr_format=3, consolidated=False))
+    quietly(lambda: coordinates.assign_attrs(attrs).to_zarr(draft, mode="w", zarr_format=3, consolidated=False))
     group = zarr.open_group(draft, mode="r+", zarr_format=3)
     group.create_group(BOOKS)
     n_t = coordinates.sizes["t"]
@@ -80,12 +80,12 @@ def create(
             shards=None if chunks == block else block,
             dtype=dtype,
             fill_value=np.nan,
-            compressors=_compressors(),
+            compressors=compressors(),
             dimension_names=(*dims, "t"),
             attributes=dict(described),
         )
     _create_text(group, RETCODE, dims, grid)
-    _consolidate(draft)
+    consolidate(draft)
     # The root comes last: whoever looks before finds nothing, and then everything.
     for name in sorted(made, key=lambda name: name == _ROOT):
         target.write(name, made[name].to_bytes())
@@ -98,12 +98,13 @@ def _create_text(group: Any, name: str, dims: tuple[str, ...], grid: Grid) -> No
         chunks=grid.block,
         dtype="string",
         fill_value="",
-        compressors=_compressors(),
+        compressors=compressors(),
         dimension_names=dims,
     )
 
 
-def _compressors() -> list[Any]:
+def compressors() -> list[Any]:
+    """How chunks are packed."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     # The checksum lets any reader of Zarr see a damaged chunk.
@@ -120,17 +121,19 @@ def inner_chunks(block: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return (*block[:axis], 1, *block[axis + 1 :])
 
 
-def _quietly(action: Any) -> None:
+def quietly(action: Any) -> None:
+    """Do something without zarr's warnings of what it may change some day."""
     with warnings.catch_warnings():
         # Consolidated metadata and text are extensions of Zarr 3 that zarr and xarray read and write.
         warnings.simplefilter("ignore")
         action()
 
 
-def _consolidate(store: Any) -> None:
+def consolidate(store: Any) -> None:
+    """Gather the metadata of all arrays in one file, which saves a reader the search."""
     import zarr
 
-    _quietly(lambda: zarr.consolidate_metadata(store, zarr_format=3))
+    quietly(lambda: zarr.consolidate_metadata(store, zarr_format=3))
 
 
 def is_complete(target: Target) -> bool:
@@ -182,7 +185,7 @@ class Arrays:
             if not text:
                 return
             _create_text(self._group, ERROR, self.dims, self.grid)
-            _consolidate(self.target.zarr())
+            consolidate(self.target.zarr())
         self._group[ERROR][box] = np.full(self.grid.shape_of(box), text, dtype=np.dtypes.StringDType())
 
     def finish(self, attrs: Mapping[str, Any], *, errors: bool) -> None:
@@ -190,7 +193,7 @@ class Arrays:
         if not errors and ERROR in self._group:
             del self._group[ERROR]
         self._group.attrs.update(dict(attrs))
-        _consolidate(self.target.zarr())
+        consolidate(self.target.zarr())
 
 
 def open_dataset(target: Target, names: tuple[str, ...], *, with_dask: bool) -> xr.Dataset:

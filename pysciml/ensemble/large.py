@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import platform
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -19,6 +18,7 @@ from pysciml.engines.batch import BatchOptions
 from pysciml.ensemble.driver import ClusterLostError, Run, StoreError
 from pysciml.ensemble.grid import read_chunks
 from pysciml.ensemble.held import Held
+from pysciml.ensemble.identity import compare, fingerprint, versions_of
 from pysciml.ensemble.job import Job
 from pysciml.ensemble.meter import Meter
 from pysciml.ensemble.on_dask import OnDask, read_client
@@ -69,7 +69,7 @@ def solve_large(
     job = _job(problem, sweep, chosen, alg, options)
     identity = identify(problem, sweep, job)
     if manifest is not None and target is not None:
-        _compare(target, manifest, identity, sweep, job)
+        compare(target, manifest.identity, identity, manifest.about.get("versions"), versions_of(job.engine))
     about = describe(problem, sweep, job, chosen, identity)
     meter = Meter(problem.system.name, 0, sweep.size, show=options.solve.progress)
     cluster = None if client is None else OnDask(client, job)
@@ -258,27 +258,19 @@ def _with_seed(problem: Problem, options: BatchOptions) -> BatchOptions:
     return replace(options, solve=replace(options.solve, seed=seed))
 
 
-def _digest(*arrays: Any) -> str:
-    found = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        found.update(repr((np.shape(array), str(np.asarray(array).dtype))).encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
-
-
 def identify(problem: Problem, sweep: Sweep, job: Job) -> dict[str, Any]:
     """All that the numbers of a sweep depend on, by name, as JSON has it."""
     model, solve = job.model, job.options.solve
-    varied = [[v.is_state, v.name, list(map(str, v.values.dims)), _digest(v.values.values)] for v in sweep.varied]
+    varied = [[v.is_state, v.name, list(map(str, v.values.dims)), fingerprint(v.values.values)] for v in sweep.varied]
     return {
         "model": model.hash,
         "variables": list(job.names),
         "parameters": list(model.parameters),
-        "u0": _digest(problem.u0),
-        "p": _digest(problem.p),
+        "u0": fingerprint(problem.u0),
+        "p": fingerprint(problem.p),
         "tspan": list(job.tspan),
         "over": [list(sweep.dims), list(sweep.shape), varied],
-        "saveat": None if solve.saveat is None else _digest(solve.saveat),
+        "saveat": None if solve.saveat is None else fingerprint(solve.saveat),
         "engine": job.engine,
         "alg": job.algorithm,
         "rtol": solve.rtol,
@@ -289,35 +281,6 @@ def identify(problem: Problem, sweep: Sweep, job: Job) -> dict[str, Any]:
         "device": solve.device,
         "precision": solve.precision,
     }
-
-
-def _compare(target: Target, manifest: Manifest, identity: dict[str, Any], sweep: Sweep, job: Job) -> None:
-    """Refuse to go on with another problem."""
-    there, here = manifest.identity, json.loads(json.dumps(identity))
-    different = [
-        f"{name} ({there.get(name)!r} there, {value!r} here)" if isinstance(value, (int, float, str)) else name
-        for name, value in here.items()
-        if there.get(name) != value
-    ]
-    if different:
-        raise ProblemError(
-            f"store: {target} holds another problem: it differs in {', '.join(different)}; "
-            "name another place, or make the calls the same",
-            symbol="store",
-        )
-    versions = manifest.about.get("versions")
-    now = _versions(job.engine)
-    if versions != now:
-        logger.warning("%s was begun with %s, and goes on with %s: last digits may differ", target, versions, now)
-
-
-def _versions(engine: str) -> str:
-    from pysciml.engines.base import registry
-
-    return (
-        f"pysciml {__version__}, {engine} {registry()[engine].version()}, numpy {np.__version__}, "
-        f"python {platform.python_version()}"
-    )
 
 
 def describe(problem: Problem, sweep: Sweep, job: Job, engine: Engine, identity: dict[str, Any]) -> dict[str, Any]:
@@ -331,7 +294,7 @@ def describe(problem: Problem, sweep: Sweep, job: Job, engine: Engine, identity:
         "model_hash": job.model.hash,
         "problem_hash": hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest(),
         "pysciml_version": __version__,
-        "versions": _versions(engine.name),
+        "versions": versions_of(engine.name),
         "rtol": solve.rtol,
         "atol": solve.atol,
         "max_steps": solve.max_steps,

@@ -57,7 +57,9 @@ def solve(
         return march(SSPRK33(operator, start, u0, end, options.dt), operator, name, tspan, options, u0)
     if preconditioner is None and algorithm != "DP5":
         preconditioner = Preconditioner(operator, start, u0)
-    if preconditioner is not None and (algorithm == "QNDF" or is_stiff(preconditioner, operator, u0, tspan)):
+    if preconditioner is not None and (
+        algorithm == "QNDF" or is_stiff(preconditioner, operator, u0, options.whole or tspan)
+    ):
         method = QNDF(operator, preconditioner, start, u0, end, options.rtol, options.atol, options.dt)
         return march(method, operator, name, tspan, options, u0)
     explicit = DP5(operator, start, u0, end, options.rtol, options.atol, options.dt)

@@ -118,7 +118,7 @@ def solve(
         with double_precision():
             operator, compiling = compiled_operator(model, p, tspan[1] > tspan[0])
             preconditioner = Preconditioner(operator, (1 if tspan[1] > tspan[0] else -1) * tspan[0], u0)
-            if algorithm == "QNDF" or is_stiff(preconditioner, operator, u0, tspan):
+            if algorithm == "QNDF" or is_stiff(preconditioner, operator, u0, options.whole or tspan):
                 if options.device != "cpu" or options.precision != "float64":
                     raise UnsupportedError(
                         f"QNDF for partial differential equations runs on the CPU in double precision, and "
