@@ -191,7 +191,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
         for method, row in kept["rows"].items():
             epochs, curve = thinned(np.array(row["curve"]))
             colour = COLOURS.get(method, "#999999")
-            left.plot(epochs, curve.mean(axis=0), color=colour, label=method, lw=1.8)
+            style = "--" if method == "local biased" else "-"  # seen where it lies on another
+            left.plot(epochs, curve.mean(axis=0), style, color=colour, label=method, lw=1.8)
             left.fill_between(epochs, curve.min(axis=0), curve.max(axis=0), color=colour, alpha=0.12, lw=0)
             right.scatter(
                 1e3 * np.array(row["prediction"]), row["metric"], color=colour, label=method, s=34, alpha=0.85
@@ -207,5 +208,6 @@ def draw(found: dict[str, Any], path: Path) -> None:
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(color="#DDDDDD", lw=0.6)
+            axes.set_axisbelow(True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
