@@ -126,6 +126,7 @@ def test_a_damaged_file_is_refused(change: Any, message: str) -> None:
 @pytest.mark.parametrize("order", [2, 6])
 def test_a_finer_grid_compiles_to_no_more_loops(order: int) -> None:
     import jax
+
     from pysciml.engines.jax.compiling import double_precision
     from pysciml.engines.jax.fields.lower import lower_fields
 
@@ -151,6 +152,7 @@ def test_a_finer_grid_compiles_to_no_more_loops(order: int) -> None:
 
 def test_parts_of_joined_arrays_come_from_where_they_lie() -> None:
     import jax
+
     from pysciml.engines.jax.compiling import double_precision
     from pysciml.engines.jax.fields.lower import lower_fields
 
