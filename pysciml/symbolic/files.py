@@ -71,7 +71,7 @@ def save(system: System, path: str | Path, weights: Mapping[Any, Any] | None = N
     }
     if model.constraints:
         document |= {"constraints": list(model.constraints), "guessed": np.asarray(model.guessed).tolist()}
-    if model.index:
+    if not model.differential.all():
         document["index"] = model.index
     if graph.networks:
         document["graph"]["networks"] = _networks_of(system, {} if weights is None else weights)
