@@ -76,6 +76,7 @@ class _Residual:
     chain: list[int]
     equation: int
     others: tuple[int, ...] = ()  # what it is combined with
+    raised: int = 0  # how often equations in the combination were differentiated before
 
     @property
     def top(self) -> int:
@@ -304,7 +305,8 @@ class _Search:
         whole = self.without_cancelled(whole)
         old = self.residuals[chosen]
         others = tuple(sorted({*old.others, *(self.residuals[i].equation for i in weights)} - {old.equation}))
-        new = _Residual([whole], old.equation, others)
+        raised = max(count - least + self.residuals[i].raised for i, count in counts.items())
+        new = _Residual([whole], old.equation, others, raised)
         if vanishes(b, whole) or not self._has_unknown(whole):
             raise ModelError(
                 f"{self._describe(new)}, leaves nothing to determine: one of these equations follows from the others, "
@@ -368,7 +370,7 @@ class _Search:
             self.solution,
             residuals=[(r.top, r.equation) for r in self.residuals],
             constraints=constraints,
-            index=max(len(r.chain) - 1 for r in self.residuals) + (0 in self.top),
+            index=max(len(r.chain) - 1 + r.raised for r in self.residuals) + (0 in self.top),
         )
 
     def _describe(self, residual: _Residual) -> str:
