@@ -137,12 +137,13 @@ def test_a_solve_that_fails_leaves_what_it_computed(tmp_path: Path, monkeypatch:
     x = ps.variables("x")
     problem = ps.Problem(ps.System([ps.Eq(ps.D(x), x**2)]), {x: 1}, (0, 2))  # 1 / (1 - t)
     for _ in range(2):  # the second time goes on, and fails as the first one did
-        with pytest.raises(ps.SolverError, match=r"reached t = 0\.9") as caught:
+        with pytest.raises(ps.SolverError, match=r"reached t = (0\.96|1) of 2") as caught:
             ps.solve(problem, "Tsit5", engine="jax", saveat=0.04, store=tmp_path / "s.zarr")
         partial = caught.value.partial
         assert partial.attrs["retcode"] == caught.value.retcode != "Success"
-        assert 20 <= partial.sizes["t"] <= 25
-        assert np.abs(partial.x * (1 - partial.t) - 1).max() < 1e-3
+        assert 25 <= partial.sizes["t"] <= 26
+        before = partial.sel(t=slice(0, 0.97))
+        assert np.abs(before.x * (1 - before.t) - 1).max() < 1e-3
         assert xr.open_zarr(tmp_path / "s.zarr").attrs["retcode"] == caught.value.retcode
 
 
