@@ -73,7 +73,7 @@ def snapshots(
             figure.legend(loc="outside right upper")
             return np.array([panel], dtype=object)
         rows = math.ceil(len(frames) / columns)
-        columns = min(columns, len(frames))
+        columns = math.ceil(len(frames) / rows)  # rows of one length, where that goes
         size = _panel_size(chosen)
         figure, panels = plt.subplots(
             rows, columns, figsize=(columns * size[0] + 0.9, rows * size[1]), squeeze=False, sharex=True, sharey=True
@@ -85,8 +85,10 @@ def snapshots(
             panel.set_title(f"t = {float(frame.t):.4g}")
         for panel in panels.ravel()[len(frames) :]:
             panel.set_visible(False)
-        for panel in panels[-1]:
-            panel.set_xlabel(label(chosen[chosen.dims[1]]))
+        for column in range(columns):
+            lowest = panels[(len(frames) - 1 - column) // columns, column]
+            lowest.set_xlabel(label(chosen[chosen.dims[1]]))
+            lowest.tick_params(labelbottom=True)
         for panel in panels[:, 0]:
             panel.set_ylabel(label(chosen[chosen.dims[2]]))
         figure.colorbar(image, ax=panels, label=label(chosen), shrink=0.9)

@@ -257,7 +257,11 @@ class FieldProblem(Problem):
         self.p = self._fill_parameters(np.full(len(model.parameters), np.nan), {} if p is None else p)
         missing = [name for name, value in zip(model.parameters, self.p, strict=True) if np.isnan(value)]
         if missing:
-            raise ProblemError(f"p has no value for {', '.join(missing)}", symbol=missing[0])
+            raise ProblemError(
+                f"p has no value for {', '.join(missing)} (every symbol is a parameter that is no coordinate of the "
+                f"domain: {', '.join(system.coords)})",
+                symbol=missing[0],
+            )
         found = system.initial(self.p)
         given = {} if u0 is None else self._read_fields(u0)
         arrays: list[Array] = []

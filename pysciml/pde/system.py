@@ -63,7 +63,7 @@ class PDESystem:
         each.
     initial : mapping, optional
         Field -> expression of the coordinates and parameters; ``D(u)`` too where the equation is of
-        second order in time.
+        second order in time (without it the field starts from rest).
     parameters : list of symbols, optional
         By default every symbol that is no coordinate. Given, any other symbol is an error.
     observed : mapping, optional

@@ -59,3 +59,12 @@ def test_a_film_of_a_solution_on_disk_reads_a_frame_at_a_time(tmp_path: Path, di
     film = ps.plot.animate(sol if "Y" not in dims else sol.assign_coords(Y=np.arange(3)), "u")
     film.save(tmp_path / "u.gif", writer="pillow")
     assert len(read) < 6 * count
+
+
+def test_every_column_of_snapshots_has_its_axis_named() -> None:
+    sol = uneven()
+    assert ps.plot.snapshots(sol, "u", 4).shape == (2, 2)
+    panels = ps.plot.snapshots(xr.concat([sol, sol.assign_coords(t=sol.t + 4)], "t"), "u", 5)
+    assert panels.shape == (2, 3)
+    assert [panel.get_xlabel() for panel in panels.ravel()] == ["", "", "X", "X", "X", ""]
+    assert panels[0, 2].xaxis.get_tick_params()["labelbottom"]
