@@ -17,7 +17,21 @@ from pysciml.errors import (
 )
 from pysciml.problem import Problem
 from pysciml.solve import solve
-from pysciml.symbolic import MLP, D, Eq, Event, Jump, Network, System, brownian, load, parameters, t, variables
+from pysciml.symbolic import (
+    MLP,
+    D,
+    Eq,
+    Event,
+    Jump,
+    Network,
+    System,
+    brownian,
+    implicit,
+    load,
+    parameters,
+    t,
+    variables,
+)
 
 if TYPE_CHECKING:
     from pysciml import neural, plot, testing
@@ -122,6 +136,7 @@ __all__ = [
     "fit",
     "grad",
     "gradient",
+    "implicit",
     "integral",
     "laplacian",
     "load",

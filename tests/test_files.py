@@ -42,6 +42,7 @@ MODELS = {
     "unicode": System([Eq(D(ψ), -κ * q_1), Eq(D(q_1), ψ)], name="Schwingung ψ"),
     "units": System([Eq(mass * D(height, 2), -9.81 * mass)], observed={mass * 0 + sp.Symbol("e"): height}),
     "another time": System([sp.Eq(u.diff(s), -u * sp.sin(s))]),
+    "marked terms": System([Eq(D(x), ps.implicit(-a * (x - sp.cos(ps.t))) + y), Eq(D(y), -x * y + b * ps.implicit(x))]),
     "functions": System(
         [
             Eq(D(x), sp.Piecewise((sp.sqrt(x), sp.And(x > 0, x < a)), (sp.Max(x, y, 1), True))),

@@ -22,6 +22,7 @@ from pysciml.graph.networks import Call
 from pysciml.symbolic.events import Event, Jump
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, StateInfo
+from pysciml.symbolic.marks import implicit
 from pysciml.symbolic.networks import MLP
 from pysciml.symbolic.reading import RESERVED
 from pysciml.symbolic.system import System
@@ -319,6 +320,8 @@ def _model(
     rows = _integers(document, "diffusion_rows", n)
     cols = _integers(document, "diffusion_cols", len(noise))
     expected = {"rhs": n, "observed": len(observed)}
+    if "implicit" in outputs:
+        expected |= {"implicit": n, "explicit": n}
     if noise:
         expected["diffusion"] = len(rows)
     for event in events:
@@ -419,6 +422,8 @@ def _rebuild(
 
     noise = [BrownianMotion(n) for n in model.noise]
     rhs = read("rhs")
+    if "implicit" in model.graph.outputs:
+        rhs = [implicit(marked) + rest for marked, rest in zip(read("implicit"), read("explicit"), strict=True)]
     if noise:
         entries = zip(model.diffusion_rows.tolist(), model.diffusion_cols.tolist(), read("diffusion"), strict=True)
         for row, col, entry in entries:

@@ -82,7 +82,7 @@ begin break catch const continue do else elseif end export false finally for fun
 let local macro module quote return struct true try using while where in isa mutable abstract primitive
 type du u p t h f g out integrator problem solution callback im pi Inf NaN I Diagonal rhs diffusion
 observed heaviside NaNMath ODEProblem ODEFunction SDEProblem DDEProblem ContinuousCallback CallbackSet
-terminate
+terminate implicit explicit split_problem SplitODEProblem
 """
 _TAKEN: Final = frozenset(_RESERVED.split()) | frozenset(_CALLS.values())
 
@@ -294,6 +294,7 @@ class _Writer:
         rhs = self._lines("rhs", [f"du[{i + 1}]" for i in range(n)])
         lines += _function(f"rhs!({arguments})", rhs)
         lines += self._problem()
+        lines += self._split(n)
         lines += self._jumps()
         if model.observed:
             targets = [f"out[{i + 1}]" for i in range(len(model.observed))]
@@ -334,6 +335,16 @@ class _Writer:
         ]
         lines += [f"# out[{i + 1}] is {_one_line(name)}" for i, name in enumerate(self._shown)]
         return lines + _function("projected!(out, u, p, t)", self._lines("projected", targets))
+
+    def _split(self, n: int) -> list[str]:
+        """The right-hand side as the two sums that marks make of it."""
+        if "implicit" not in self._model.graph.outputs or self._model.kind != "ode":
+            return []
+        targets = [f"du[{i + 1}]" for i in range(n)]
+        lines = ["# The same in two parts, for methods that solve for one of them alone (KenCarp4, SBDF2)."]
+        for name in ("implicit", "explicit"):
+            lines += _function(f"{name}!(du, u, p, t)", self._lines(name, targets))
+        return [*lines, "split_problem(u0, tspan, p) = SplitODEProblem(implicit!, explicit!, u0, tspan, p)", ""]
 
     def _stochastic(self) -> list[str]:
         model = self._model

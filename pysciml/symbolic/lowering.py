@@ -131,6 +131,8 @@ def _assemble(
         moved[leaf] = numbered.param(k)
     for leaf in reader.noises.values():
         moved[leaf] = numbered.free(leaf)
+    if reader.mark is not None:
+        moved[reader.mark] = numbered.free(reader.mark)
     histories: dict[int, int] = {}
     for node, function in reader.histories.items():
         i = index[function, 0]
@@ -157,6 +159,8 @@ def _assemble(
     noise = tuple(reader.noises)
     drift, diffusion = _separate_noise(reader, numbered, states, rhs, equations, residual_nodes)
     outputs: dict[str, Sequence[int]] = {"rhs": drift}
+    if reader.mark is not None:
+        outputs |= _separate_implicit(numbered, numbered.free(reader.mark), drift, states)
     if noise:
         outputs["diffusion"] = [node for _, _, node in diffusion]
     outputs["observed"] = [transfer(reader.observed[symbol]) for symbol in observed]
@@ -166,6 +170,9 @@ def _assemble(
     happenings = Happenings(reader, transfer, states, guessed.tolist(), outputs)
     specs = tuple(happenings.event(number, event) for number, event in enumerate(events))
     jump_specs = tuple(happenings.jump(number, jump) for number, jump in enumerate(jumps))
+    if reader.mark is not None:  # whatever else a marked term is in, it is there with its value
+        one = {numbered.free(reader.mark): numbered.one}
+        outputs = {output: numbered.substitute_all(nodes, one) for output, nodes in outputs.items()}
     _no_noise_outside(reader, numbered, outputs)
     graph = numbered.build(outputs)
     kind = _kind(graph, bool(noise), bool(algebraic or residual_nodes), bool(jumps), name)
@@ -296,6 +303,26 @@ def _separate_noise(
             )
         entries.extend((row, k, directions[k]) for k in sorted(directions))
     return b.substitute_all(rhs, dict.fromkeys(leaves, b.zero)), entries
+
+
+def _separate_implicit(
+    b: GraphBuilder, mark: int, rates: Sequence[int], states: tuple[StateInfo, ...]
+) -> dict[str, Sequence[int]]:
+    """The rates as two sums: of the terms that have the mark as a factor, and of the others."""
+    marked: list[int] = []
+    for rate, directions, state in zip(rates, tangents(b, rates, {mark: {0: b.one}}), states, strict=True):
+        part = directions.get(0, b.zero)
+        if mark in b.cone([part]) or steps_with(b, [rate], [mark]):
+            raise ModelError(
+                f"the equation for {state.name}: implicit() stands where it does not split the right-hand side into a "
+                "sum: it may mark terms, or factors of terms, and not what is inside of a function, a denominator or "
+                "another mark",
+                symbol=state.name,
+            )
+        marked.append(part)
+    if all(part == b.zero for part in marked):
+        return {}
+    return {"implicit": marked, "explicit": b.substitute_all(rates, {mark: b.zero})}
 
 
 def _no_noise_outside(reader: Reader, b: GraphBuilder, outputs: Mapping[str, Sequence[int]]) -> None:

@@ -32,6 +32,9 @@ class _Latex(LatexPrinter):
         super().__init__()
         self._time = time
 
+    def _print_implicit(self, expr: Any) -> str:
+        return rf"\underbrace{{{self._print(expr.args[0])}}}_{{\text{{implicit}}}}"
+
     def _print_Function(self, expr: Any, exp: Any = None) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         if isinstance(expr, AppliedUndef) and expr.args == (self._time,):
             name = self._print(sp.Symbol(expr.func.__name__))

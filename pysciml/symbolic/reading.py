@@ -126,10 +126,11 @@ class Reader:
         self.observed: dict[Any, int] = {}
         self.histories: dict[int, Any] = {}
         self.called: dict[str, Any] = {}  # functions of something else than time, by name
+        self.mark: int | None = None  # a factor of every term that is marked as implicit
         self.closed = False  # True once the equations are read: nothing new may appear
         self._names: dict[str, Any] = {}
         self._free = 0
-        self.convert = Converter(self.builder, time, self._leaf, self._delayed, self._network)
+        self.convert = Converter(self.builder, time, self._leaf, self._delayed, self._network, self._marked)
         for symbol in parameters or ():
             self._add_parameter(symbol)
 
@@ -206,6 +207,13 @@ class Reader:
         if network not in self.builder.networks and self.closed:
             raise ModelError(f"the network {network.name} appears in no equation of the system", symbol=network.name)
         self.claim(network.name, network, "a network")
+
+    def _marked(self, node: int) -> int:
+        if self.closed:  # in events and jumps marks say nothing
+            return node
+        if self.mark is None:
+            self.mark = self.placeholder()
+        return self.builder.mul(self.mark, node)
 
     def _not_new(self, symbol: Any) -> None:
         if self.closed:

@@ -18,6 +18,7 @@ from pysciml.graph import GraphBuilder, ops
 from pysciml.graph.derivative import tangents
 from pysciml.graph.networks import Network
 from pysciml.symbolic import printing
+from pysciml.symbolic.marks import implicit
 from pysciml.symbolic.networks import NetworkTerm
 
 #: Derivatives of a higher order than this are a slip: every order is one more state.
@@ -142,6 +143,7 @@ HANDLERS: Final[dict[Any, Handler]] = {
     sp.besseli: _call(ops.BESSELI),
     sp.besselk: _call(ops.BESSELK),
     sp.UnevaluatedExpr: lambda b, e, a: a[0],
+    implicit: lambda b, e, a: a[0],
     sp.re: lambda b, e, a: a[0],
     sp.conjugate: lambda b, e, a: a[0],
     sp.im: lambda b, e, a: b.zero,
@@ -175,6 +177,8 @@ class Converter:
         ``delayed(function, time_node, expression)``: the node of a function at another time.
     known : callable, optional
         ``known(network)`` raises `ModelError` for a network that may not stand here.
+    marked : callable, optional
+        ``marked(node)``: what becomes of a term that is marked as `implicit`; by default nothing.
     """
 
     def __init__(
@@ -184,12 +188,14 @@ class Converter:
         leaf: Callable[[sp.Basic, int], int],
         delayed: Callable[[AppliedUndef, int], int],
         known: Callable[[Network], None] = lambda network: None,
+        marked: Callable[[int], int] = lambda node: node,
     ) -> None:
         self._b = builder
         self._time = time
         self._leaf = leaf
         self._delayed = delayed
         self._known = known
+        self._marked = marked
         self._memo: dict[sp.Basic, int] = {}
         #: leaf node of the k-th derivative of a function -> (function, k); see `total_derivative`.
         self.derivative_leaves: dict[int, tuple[sp.Basic, int]] = {}
@@ -261,6 +267,8 @@ class Converter:
             return b.network(expr.head.network, expr.head.output, args, expr.head.wrt)
         if isinstance(expr, (sp.Sum, sp.Product, sp.Integral)):
             return args[0]
+        if isinstance(expr, implicit):
+            return self._marked(args[0])
         if isinstance(expr, BooleanTrue):
             return b.one
         if isinstance(expr, BooleanFalse):

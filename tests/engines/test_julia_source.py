@@ -84,6 +84,9 @@ def systems() -> dict[str, ps.System]:
         "delays": ps.System(
             [ps.Eq(D(x), -a * delayed / (1 + delayed**10) - c * x + y.subs(t, t - x * tau)), ps.Eq(D(y), x - y)]
         ),
+        "marked terms": ps.System(
+            [ps.Eq(D(x), ps.implicit(-a * (x - sp.cos(t)) + x * y) + y / b), ps.Eq(D(y), x - y * sp.tanh(x * y))]
+        ),
         "conditions": ps.System([ps.Eq(D(x), conditions), ps.Eq(D(y), -y + x**11 + x**-3)]),
     }
 
@@ -108,6 +111,21 @@ def test_shared_subexpressions_are_written_once() -> None:
     source = ps.System([ps.Eq(D(x), shared**2 + y), ps.Eq(D(y), shared * x)]).to_julia()
     assert source.count("sin(") == 1
     assert "du[2] = s" in source
+
+
+def test_marked_terms_are_written_as_a_part_of_their_own() -> None:
+    x, y = ps.variables("x y")
+    k = ps.parameters("k")
+    marked = ps.System([ps.Eq(D(x), ps.implicit(-k * x) + y), ps.Eq(D(y), -x * y)])
+    plain = ps.System([ps.Eq(D(x), -k * x + y), ps.Eq(D(y), -x * y)])
+    whole, _, parts = marked.to_julia().partition("\n# The same in two parts")
+    assert whole.strip() == plain.to_julia().strip()
+    implicit, explicit = parts.split("function explicit!")
+    assert "du[1] = -k*x" in implicit
+    assert "du[2] = 0" in implicit
+    assert "du[1] = y" in explicit
+    assert "du[2] = -x*y" in explicit
+    assert explicit.strip().endswith("split_problem(u0, tspan, p) = SplitODEProblem(implicit!, explicit!, u0, tspan, p)")
 
 
 def test_a_name_cannot_leave_its_comment_or_become_code() -> None:
@@ -157,6 +175,9 @@ def checks(number: int, system: ps.System, rng: np.random.Generator) -> list[str
     history = "(p, t; idxs) -> cos(t) + idxs - 1, " if model.kind == "dde" else ""
     lines = [f"u, p, t, du = {numbers(u)}, {numbers(p)}, {time!r}, zeros({n})"]
     lines.append(f"M{number}.rhs!(du, u, {history}p, t); println(same(du, {numbers(expected)}))")
+    for part in {"implicit", "explicit"} & graph.outputs.keys():
+        expected = graph.evaluate(part, u, p, time)
+        lines.append(f"M{number}.{part}!(du, u, p, t); println(same(du, {numbers(expected)}))")
     if model.observed:
         expected = graph.evaluate("observed", u, p, time)
         lines.append(f"out = zeros({len(expected)}); M{number}.observed!(out, u, p, t)")
@@ -197,5 +218,5 @@ def test_julia_computes_what_the_graph_does(tmp_path: Path) -> None:
     run = subprocess.run([julia, "--startup-file=no", str(path)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     answers = run.stdout.split()
-    assert len(answers) == 3 * 13
+    assert len(answers) == 3 * 16
     assert set(answers) == {"true"}
