@@ -10,10 +10,13 @@ const SOLVERS = [
     "OrdinaryDiffEq",
     "OrdinaryDiffEqFIRK",
     "OrdinaryDiffEqHighOrderRK",
+    "OrdinaryDiffEqIMEXMultistep",
     "OrdinaryDiffEqLowOrderRK",
+    "OrdinaryDiffEqRKN",
     "OrdinaryDiffEqSDIRK",
     "OrdinaryDiffEqSSPRK",
     "OrdinaryDiffEqStabilizedRK",
+    "OrdinaryDiffEqSymplecticRK",
     "StochasticDiffEq",
 ]
 

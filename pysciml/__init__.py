@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         integral,
         laplacian,
     )
+    from pysciml.simplification import simplify
     from pysciml.steady import steady_state
 
 #: Loaded by first use, so that `import pysciml` stays light.
@@ -87,6 +88,7 @@ _LAZY = {
         )
     },
     "solve_ensemble": ("pysciml.ensemble", "solve_ensemble"),
+    "simplify": ("pysciml.simplification", "simplify"),
     "steady_state": ("pysciml.steady", "steady_state"),
     **{
         name: ("pysciml.pde", name)
@@ -143,6 +145,7 @@ __all__ = [
     "neural",
     "parameters",
     "plot",
+    "simplify",
     "solve",
     "solve_ensemble",
     "steady_state",

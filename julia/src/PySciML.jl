@@ -5,12 +5,13 @@ The Julia side of pysciml: a model arrives as flat arrays (the expression graph)
 expressions, is compiled, and is solved by DifferentialEquations.jl. Nothing calls back into Python.
 
 The way through the files: `graph.jl` (arrays, checked), `operations.jl` (the closed table of
-operations), `symbolic.jl` (graph to Symbolics), `compile.jl` (Symbolics to functions), `jacobian.jl`,
-`noise.jl` and `delays.jl` (what stochastic and delayed models have), `model.jl` (all of these together),
-`algorithms.jl` (names to algorithms), `events.jl`, `jumps.jl`, `problems.jl` (models to SciML problems), `solve.jl`
-(bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
-`memory.jl` (arrays from and to Python), `fields.jl` (partial differential equations as loops), `workload.jl`
-(what is compiled beforehand).
+operations), `symbolic.jl` (graph to Symbolics), `compile.jl` (Symbolics to functions), `forms.jl` (equations that
+repeat each other), `jacobian.jl`, `noise.jl` and `delays.jl` (what stochastic and delayed models have), `halves.jl` and
+`split.jl` (positions and velocities, implicit and explicit parts, for the methods that want them), `model.jl` (all of these
+together), `algorithms.jl` (names to algorithms), `events.jl`, `jumps.jl`, `problems.jl` (models to SciML problems),
+`solve.jl` (bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
+`memory.jl` (arrays from and to Python), `simplify.jl` (the way back from Symbolics), `fields.jl` (partial differential
+equations as loops), `workload.jl` (what is compiled beforehand).
 """
 module PySciML
 
@@ -34,9 +35,12 @@ include("graph.jl")
 include("operations.jl")
 include("symbolic.jl")
 include("compile.jl")
+include("forms.jl")
 include("jacobian.jl")
 include("noise.jl")
 include("delays.jl")
+include("halves.jl")
+include("split.jl")
 include("model.jl")
 include("algorithms.jl")
 include("events.jl")
@@ -46,6 +50,7 @@ include("solve.jl")
 include("results.jl")
 include("ensembles.jl")
 include("memory.jl")
+include("simplify.jl")
 include("fields.jl")
 include("workload.jl")
 

@@ -21,6 +21,9 @@ const SOLVER_PACKAGES = [
     "OrdinaryDiffEqNordsieck" => "c9986a66-5c92-4813-8696-a7ec84c806c8",
     "OrdinaryDiffEqPDIRK" => "5dd0a6cf-3d4b-4314-aa06-06d4e299bc89",
     "OrdinaryDiffEqQPRK" => "04162be5-8125-4266-98ed-640baecc6514",
+    "OrdinaryDiffEqSymplecticRK" => "fa646aed-7ef9-47eb-84c4-9443fc8cbfa8",
+    "OrdinaryDiffEqRKN" => "af6ede74-add8-4cfd-b1df-9a4dbb109d7a",
+    "OrdinaryDiffEqIMEXMultistep" => "9f002381-b378-40b7-97a6-27a27c83f129",
     "StochasticDiffEq" => "789caeaf-c7a9-5a7d-9973-96adeb23e2a0",
     "StochasticDiffEqLowOrder" => "d15fe365-ce7f-450a-828a-7985bd5b681b",
     "StochasticDiffEqHighOrder" => "0520c28c-50fd-4d16-9c96-902fc80b3bab",
@@ -36,6 +39,9 @@ package_id(name) = Base.PkgId(Base.UUID(last(SOLVER_PACKAGES[findfirst(==(name) 
 
 "Functions that combine a non-stiff method with a stiff one, and switch."
 const SWITCHING = (:AutoTsit5, :AutoVern6, :AutoVern7, :AutoVern8, :AutoVern9, :AutoDP5)
+
+"Functions that make a method of a family of one type."
+const MAKERS = (:SBDF2, :SBDF3, :SBDF4, :IMEXEuler, :IMEXEulerARK)
 
 """
     algorithm(text, kind)
@@ -54,6 +60,10 @@ function algorithm(text::AbstractString, kind::Symbol)
     if symbol in SWITCHING
         isempty(options) || throw(ArgumentError("$symbol takes no options here"))
         made = Base.invokelatest(found, Base.invokelatest(find_algorithm(:Rodas5P)))
+    elseif symbol in MAKERS
+        kind === :ode || throw(ArgumentError("$symbol is no algorithm for this kind of problem ($kind)"))
+        isempty(options) || throw(ArgumentError("$symbol takes no options here"))
+        made = Base.invokelatest(found)
     else
         family = family_of(kind)
         found isa Type && found <: family ||
@@ -182,7 +192,7 @@ function exported(package::Module, symbol::Symbol)
     Base.isexported(package, symbol) && isdefined(package, symbol) || return nothing
     found = getproperty(package, symbol)
     is_algorithm = found isa Type && found <: SciMLBase.AbstractDEAlgorithm
-    return is_algorithm || symbol in SWITCHING ? found : nothing
+    return is_algorithm || symbol in SWITCHING || symbol in MAKERS ? found : nothing
 end
 
 "All names `algorithm` accepts for a kind of problem, from the packages that are there."

@@ -21,6 +21,10 @@ A function `f!(out, u, p, t)` of any number type (`f!(out, u, h, p, t)` with del
 the nodes `outputs`: through Symbolics, with common subexpressions computed once.
 """
 function generate(graph::Graph, outputs::Vector{Int}; history::Vector{Int} = Int[])
+    if isempty(history) && length(outputs) >= REPEATING
+        forms = in_forms(graph, outputs)
+        forms === nothing || return forms
+    end
     symbols = Symbols(graph, length(history))
     expressions = trace(graph, outputs, symbols; history)
     delayed = isempty(history) ? () : (symbols.history,)

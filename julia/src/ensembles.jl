@@ -59,7 +59,7 @@ end
 
 "Whether a solve is that of ordinary differential equations and nothing else."
 is_plain(model::Model, plan::Plan) =
-    model.kind === :ode && isempty(model.events) && isempty(model.jumps) && !(plan.algorithm isa Aggregator)
+    model.kind === :ode && isempty(model.events) && isempty(model.jumps) && plan.form === :whole && !(plan.algorithm isa Aggregator)
 
 "Solve trajectories until none is left; returns the name of the algorithm. `f` is the function of a plain model."
 function solve_share!(f::F, u, retcodes::Vector{Symbol}, model::Model, share::Share, next) where {F}
@@ -98,7 +98,7 @@ function solve_one!(::Nothing, out, model::Model, share::Share, k::Int)
     end
     if run.retcode in (:Success, :Terminated)
         saved = run.integrator.sol
-        copy_saved!(out, share.plan.times, saved.t, saved.u)
+        copy_saved!(out, share.plan.times, saved.t, saved_states(saved.u, length(saved.t), run.halves))
     end
     return run.retcode, isempty(run.algorithm) && run.integrator !== nothing ? name_of_default(run.integrator) : run.algorithm
 end

@@ -49,6 +49,18 @@ mutable struct Model
     delays::Any
     functions::Dict{Any, Any}
     copies::Vector{Model}
+    "Positions and velocities, for symplectic and Nyström methods."
+    halves::Union{Nothing, Halves}
+    "An implicit and an explicit part, for methods that want the right-hand side so."
+    split::Union{Nothing, Split}
+
+    Model(
+        kind::Symbol, graph, rhs_nodes, differential, rhs!, rhs, events, jumps, pure, jacobian, time_gradient, noise, delays,
+        functions, copies,
+    ) = new(
+        kind, graph, rhs_nodes, differential, rhs!, rhs, events, jumps, pure, jacobian, time_gradient, noise, delays, functions,
+        copies, nothing, nothing,
+    )
 end
 
 const KINDS = ("ode", "dae", "sde", "dde")
@@ -86,7 +98,7 @@ n_states(model::Model) = model.graph.n_states
 function Base.copy(model::Model)
     model.rhs! isa Fields && return copy_fields(model)
     jacobian = model.jacobian === nothing ? nothing : copy(model.jacobian)
-    return Model(
+    made = Model(
         model.kind,
         model.graph,
         model.rhs_nodes,
@@ -103,6 +115,9 @@ function Base.copy(model::Model)
         Dict{Any, Any}(),
         Model[],
     )
+    made.halves = model.halves
+    made.split = model.split === nothing ? nothing : copy(model.split)
+    return made
 end
 
 autonomous(model::Model) = !depends_on(model.graph, model.rhs_nodes, TIME)

@@ -87,7 +87,7 @@ The closed set of operations by code. A graph with any other code is refused; no
 up by a name that came from outside.
 """
 const OPERATIONS = Dict{UInt8, Operation}(
-    CONST => leaf(:const),
+    CONST => Operation(:const, 0, :nothing, Num, false),
     TIME => leaf(:time),
     STATE => leaf(:state, :states),
     PARAM => leaf(:param, :params),

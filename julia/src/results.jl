@@ -9,7 +9,7 @@ function result(run::Run)
     if run.integrator === nothing
         return (Vec(), zeros(0, 0), run.algorithm, String(run.retcode), run.message, 0, 0, 0, run.seconds, Vec(), Int[])
     end
-    t, u = Base.invokelatest(arrays, run.integrator, run.saveat, run.retcode)
+    t, u = Base.invokelatest(arrays, run.integrator, run.saveat, run.retcode, run.halves)
     accepted, rejected, evaluations = Base.invokelatest(counts, run.integrator, run.log)
     return (
         t,
@@ -37,17 +37,17 @@ end
 
 n_saved(integrator) = integrator.saveiter
 
-function arrays(integrator, saveat::Union{Nothing, Vec}, retcode::Symbol)
+function arrays(integrator, saveat::Union{Nothing, Vec}, retcode::Symbol, halves = nothing)
     saved = integrator.sol
     times::Vec = saved.t
-    states::Vector{Vec} = saved.u
-    count = min(length(times), length(states))
+    count = min(length(times), length(saved.u))
     # While a solve is under way the solution may have room for more than has been saved.
     retcode === :Default && (count = min(count, n_saved(integrator)))
+    states = saved_states(saved.u, count, halves)
     finite = findfirst(k -> !all(isfinite, states[k]), 1:count)
     finite === nothing || (count = finite - 1)
     extra = retcode === :Terminated && (count == 0 || times[count] != integrator.t)
-    n = length(integrator.u)
+    n = halves === nothing ? length(integrator.u) : sum(length, halves)
     t = Vec(undef, count + extra)
     u = Matrix{Float64}(undef, count + extra, n)
     for k in 1:count
@@ -63,3 +63,7 @@ function arrays(integrator, saveat::Union{Nothing, Vec}, retcode::Symbol)
     end
     return t, u
 end
+
+"The first `count` states that were saved, in the order of the model."
+saved_states(saved::Vector{Vec}, ::Int, ::Nothing) = saved
+saved_states(saved, count::Int, halves::Tuple) = Vec[joined(saved[k], halves) for k in 1:count]

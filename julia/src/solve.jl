@@ -13,11 +13,13 @@ mutable struct Run
     retcode::Symbol
     message::String
     seconds::Float64
+    "Which states the first and the second half of the integrator's are, where it has halves."
+    halves::Union{Nothing, Tuple{Vector{Int}, Vector{Int}}}
     outcome::Tuple{Vec, Matrix{Float64}, Vec, Vector{Int}}
 end
 
-Run(integrator, algorithm, saveat, log, finished, retcode, message, seconds) =
-    Run(integrator, algorithm, saveat, log, finished, retcode, message, seconds, (Vec(), zeros(0, 0), Vec(), Int[]))
+Run(integrator, algorithm, saveat, log, finished, retcode, message, seconds, halves = nothing) =
+    Run(integrator, algorithm, saveat, log, finished, retcode, message, seconds, halves, (Vec(), zeros(0, 0), Vec(), Int[]))
 
 "An algorithm by its name, and what decides how it is used; looking it up takes longer than a short solve."
 struct Choice{A}
@@ -25,6 +27,7 @@ struct Choice{A}
     algorithm::A
     adaptive::Bool
     implicit::Bool
+    splits::Bool
 end
 
 const CHOICES = Dict{Tuple{String, Symbol}, Choice}()
@@ -36,7 +39,7 @@ function choice(name::String, kind::Symbol)
             chosen = algorithm(name, kind)
             # The algorithm's package may have been loaded by this very call.
             adaptive = chosen === nothing || Base.invokelatest(SciMLBase.isadaptive, chosen)
-            Choice(name, chosen, adaptive, uses_jacobian(chosen))
+            Choice(name, chosen, adaptive, uses_jacobian(chosen), takes_parts(chosen))
         end
     end
 end
@@ -47,6 +50,8 @@ struct Plan{A, O <: NamedTuple}
     algorithm::A
     times::Union{Nothing, Vec}
     with_jacobian::Bool
+    "The right-hand side whole, in the `halves` of the states, or `split` into an implicit and an explicit part."
+    form::Symbol
     max_steps::Int
     options::O
 end
@@ -66,7 +71,7 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     times = saveat === nothing ? nothing : Vec(saveat)
     if model.pure && (isempty(name) || Symbol(name) in AGGREGATORS)
         wanted = isempty(name) ? "Direct" : name
-        return Plan(wanted, Aggregator(Symbol(wanted)), times, false, Int(max_steps), (;))
+        return Plan(wanted, Aggregator(Symbol(wanted)), times, false, :whole, Int(max_steps), (;))
     end
     wanted = isempty(name) && model.kind === :sde ? default_stochastic(model.noise) :
         isempty(name) && !isempty(model.jumps) ? "Tsit5" : name
@@ -80,8 +85,12 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     history = model.kind === :dde ? (; calck = true) : (;)
     steps = dt > 0 ? (; dt = copysign(Float64(dt), t1 - t0)) : (;)
     initial = all(model.differential) ? (;) : (; initializealg = SciMLBase.NoInit())
-    options = merge(tolerances, saving, history, steps, initial)
-    return Plan(wanted, chosen.algorithm, times, has_jacobian(model) && chosen.implicit, Int(max_steps), options)
+    form = is_partitioned(chosen.algorithm) ? :halves : chosen.splits && model.split !== nothing ? :split : :whole
+    form === :halves && model.halves === nothing && throw(ArgumentError("$wanted needs a model of positions and velocities"))
+    # These methods have long steps, and what lies between them is interpolated by cubics, if not by lines.
+    stops = form === :halves && times !== nothing ? (; tstops = times) : (;)
+    options = merge(tolerances, saving, history, steps, initial, stops)
+    return Plan(wanted, chosen.algorithm, times, has_jacobian(model) && chosen.implicit, form, Int(max_steps), options)
 end
 
 function prepare(model::Model, plan::Plan, u::Vec, p::Vec, t0::Float64, t1::Float64, seed::UInt64)
@@ -104,13 +113,18 @@ function prepare(model::Model, plan::Plan, u::Vec, p::Vec, t0::Float64, t1::Floa
         catch error
             return refuse(describe(error)...)
         end
+    elseif plan.form !== :whole
+        problem = plan.form === :split ? split_problem(model, u, p, t0, t1) :
+            partitioned_problem(model, plan.algorithm, u, p, t0, t1)
+        with_logger(() -> integrator_of(problem, model, plan, u, p, t0, t1, seed, log), NullLogger())
     elseif model.kind in (:ode, :dae)
         ode_integrator(ode_function(model, plan.with_jacobian), model, plan, u, p, t0, t1, seed, log)
     else
         problem = make_problem(model, u, p, t0, t1, plan.with_jacobian, seed)
         with_logger(() -> integrator_of(problem, model, plan, u, p, t0, t1, seed, log), NullLogger())
     end
-    return Run(integrator, plan.name, plan.times, log, false, :Default, "", 1e-9 * (time_ns() - begun))
+    halves = plan.form === :halves ? arrangement(model.halves, plan.algorithm)[1:2] : nothing
+    return Run(integrator, plan.name, plan.times, log, false, :Default, "", 1e-9 * (time_ns() - begun), halves)
 end
 
 # Its types are all known: the only call that is not resolved beforehand is the one to it.

@@ -22,29 +22,30 @@ function Symbols(graph::Graph, n_history::Integer = 0)
 end
 
 """
-    trace(graph, outputs, symbols; history = Int[]) -> Vector{Num}
+    trace(graph, outputs, symbols; history = Int[], table = OPERATIONS) -> Vector{Num}
 
 Write the nodes `outputs` as Symbolics expressions, in one pass over the graph: every node becomes one
-expression, which all its users share. `history[k]` is the node whose value `symbols.history[k]` is.
+expression, which all its users share. `history[k]` is the node whose value `symbols.history[k]` is, `table` what the
+operations are.
 """
-function trace(graph::Graph, outputs::Vector{Int}, symbols::Symbols; history::Vector{Int} = Int[])
+function trace(graph::Graph, outputs::Vector{Int}, symbols::Symbols; history::Vector{Int} = Int[], table = OPERATIONS)
     needed = reachable(graph, outputs)
     place = Dict(node => k for (k, node) in enumerate(history))
     values = Vector{Num}(undef, length(graph))
     for node in 1:length(graph)
-        needed[node] && (values[node] = expression(graph, node, values, symbols, place))
+        needed[node] && (values[node] = expression(graph, node, values, symbols, place, table))
     end
     return Num[as_number(graph, values, node) for node in outputs]
 end
 
-function expression(graph::Graph, node::Int, values::Vector{Num}, symbols::Symbols, place::Dict{Int, Int})
+function expression(graph::Graph, node::Int, values::Vector{Num}, symbols::Symbols, place::Dict{Int, Int}, table)
     code = graph.op[node]
-    code == CONST && return Num(graph.constant[node])
+    code == CONST && return table[code].apply(graph.constant[node])
     code == TIME && return symbols.time
     code == STATE && return symbols.states[graph.index[node]]
     code == PARAM && return symbols.params[graph.index[node]]
     code == HISTORY && return symbols.history[place[node]]
-    operation = OPERATIONS[code]
+    operation = table[code]
     operands = [graph.args[k, node] for k in 1:operation.arity]
     logical = operation.name in (:and, :or, :not)
     args = map(enumerate(operands)) do (k, operand)

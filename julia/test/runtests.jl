@@ -131,6 +131,66 @@ end
     @test S[1, 1] ≈ 3u[2] && S[1, 2] ≈ 3u[1] && S[n, 1] ≈ 3u[n]
 end
 
+@testset "equations that repeat each other are compiled once" begin
+    # u_k' = k/7 u_k^3/(1 + u_(k+1)) + p_k t, with operands in either order; some equal ones, and some of another form.
+    n = 2 * PySciML.REPEATING
+    nodes = Any[(:time,), (:const, 1.0), (:const, 3.0)]
+    append!(nodes, [(:state, k) for k in 1:n])
+    append!(nodes, [(:param, k) for k in 1:n])
+    put(node...) = (push!(nodes, node); length(nodes))
+    outputs = map(1:n) do k
+        here, next, param = 3 + k, 3 + mod1(k + 1, n), 3 + n + k
+        k <= 10 && return put(:mul, param, put((:sin, :cos, :exp, :tanh, :atan)[mod1(k, 5)], here))
+        quotient = put(:div, put(:pow, here, 3), put(:add, (k % 2 == 0 ? (2, next) : (next, 2))...))
+        scaled, timed = put(:mul, put(:const, k / 7), quotient), put(:mul, param, 1)
+        put(:add, (k % 3 == 0 ? (scaled, timed) : (timed, scaled))...)
+    end
+    outputs[20:25] .= outputs[19]
+    graph = build(nodes, n, n)
+    forms = PySciML.generate(graph, outputs)
+    @test forms isa PySciML.Forms && length(forms.forms) == 1 && length(forms.copies) == 6
+    u, p, out = collect(range(0.2, 1.5; length = n)), collect(range(-1, 2; length = n)), zeros(n)
+    forms(out, u, p, 0.7)
+    for few in (1:40, (n - 40):n)
+        some = zeros(length(few))
+        PySciML.generate(graph, outputs[few])(some, u, p, 0.7)
+        @test out[few] ≈ some rtol = 1e-14
+    end
+    @test out[26:n] ≈ [k / 7 * u[k]^3 / (1 + u[mod1(k + 1, n)]) + p[k] * 0.7 for k in 26:n]
+    @test all(==(out[19]), out[20:25])
+    single = zeros(Float32, n)
+    forms(single, Float32.(u), Float32.(p), 0.7f0)
+    @test single ≈ out rtol = 1e-5
+    derivative = PySciML.ForwardDiff.derivative(t -> (v = zeros(typeof(t), n); forms(v, u, p, t); v), 0.7)
+    @test derivative[26:n] ≈ p[26:n]
+    allocated(f, du, u, p) = (f(du, u, p, 0.0); @allocated f(du, u, p, 0.0))
+    @test allocated(PySciML.wrapped(forms), out, u, p) == 0
+    # What all equations share is not computed again in each.
+    nodes = Any[(:state, k) for k in 1:n]
+    total = foldl((total, k) -> put(:add, total, k), 2:n; init = 1)
+    shared = [put(:mul, total, k) for k in 1:n]
+    @test PySciML.generate(build(nodes, n, 0), shared) isa PySciML.Parts
+end
+
+@testset "the way back from Symbolics" begin
+    nodes = [
+        (:state, 1), (:param, 1), (:time,), (:sin, 1), (:cos, 1), (:mul, 4, 4), (:mul, 5, 5), (:add, 6, 7), (:add, 8, 2), (:const, 0.3),
+        (:lt, 1, 2), (:select, 11, 9, 10), (:log, 1), (:pow, 1, 10), (:atan2, 1, 3), (:max, 14, 15), (:div, 16, 13), (:neg, 17),
+    ]
+    graph = build(nodes, 1, 1)
+    outputs = [8, 11, 17, 2]
+    for simplifies in (false, true)
+        op, args, constant, index, places = PySciML.rewritten(graph, outputs, simplifies, false)
+        back = Graph(op, permutedims(reshape(args, 3, :)), constant, index, 1, 1)
+        for u in (0.4, 1.7)
+            expected = PySciML.evaluate(graph, outputs, [u], [0.9], 0.5)
+            @test PySciML.evaluate(back, places, [u], [0.9], 0.5) ≈ expected rtol = 1e-13
+        end
+        # sin^2 + cos^2 is 1.
+        @test simplifies != any(in((0x17, 0x18)), back.op[PySciML.reachable(back, places[1:1] .+ 1)])
+    end
+end
+
 @testset "an ordinary equation" begin
     model = Model("ode", decay(), [2], [true])
     t, u, algorithm, retcode, message, n_steps, n_rejected, n_rhs, seconds, _, _ = solve(model, [1.0], [-1.5], (0.0, 2.0), "Tsit5")
@@ -317,7 +377,7 @@ orders(errors) = log2.(errors[1:(end - 1)] ./ errors[2:end])
 function fixed_steps(model, u0, p, tspan, name, dt; seed = 1)
     plan = PySciML.make_plan(model, tspan..., name, 1e-3, 1e-3, [tspan[2]], dt, 10^6)
     options = merge(plan.options, (; adaptive = false))
-    fixed = PySciML.Plan(plan.name, plan.algorithm, plan.times, plan.with_jacobian, plan.max_steps, options)
+    fixed = PySciML.Plan(plan.name, plan.algorithm, plan.times, plan.with_jacobian, plan.form, plan.max_steps, options)
     run = Base.invokelatest(PySciML.prepare, model, fixed, copy(u0), p, tspan..., UInt64(seed))
     while !PySciML.advance!(run, 1.0)
     end
@@ -336,6 +396,127 @@ end
         errors = [abs(fixed_steps(model, [1.0], [1.0], (0.0, 2.0), name, dt).u[1] - exp(sin(2))) for dt in steps]
         @test all(>(order - 0.4), orders(errors))
     end
+end
+
+"""
+The pendulum in states (v, x), driven and with another kinetic energy where wanted: v' = -sin(x) + p cos(2t), x' = v or
+v / sqrt(1 + v^2).
+"""
+function pendulum(; driven = false, relativistic = false)
+    graph = build(
+        [
+            (:state, 1), (:state, 2), (:sin, 2), (:neg, 3), (:time,), (:add, 5, 5), (:cos, 6), (:param, 1), (:mul, 8, 7),
+            (:sub, 9, 3), (:mul, 1, 1), (:const, 1.0), (:add, 11, 12), (:sqrt, 13), (:div, 1, 14),
+        ],
+        2,
+        1,
+    )
+    model = Model("ode", graph, [driven ? 9 : 3, relativistic ? 14 : 0], [true, true])
+    PySciML.set_halves!(model, [0], [1], false)
+    return model
+end
+
+"Orders of convergence at t = 2 of a model with halves, for steps that become half as long from one to the next."
+function orders_with_halves(model, name, first_step, halvings)
+    ends(name, dt) = fixed_steps(model, [0.5, 1.2], [0.7], (0.0, 2.0), name, dt)
+    reference = ends("Vern9", 1 / 256).u
+    errors = map(0:halvings) do k
+        integrator = ends(name, first_step / 2^k)
+        maximum(abs, PySciML.joined(integrator.u, PySciML.arrangement(model.halves, integrator.alg)[1:2]) - reference)
+    end
+    return orders(errors)
+end
+
+@testset "symplectic methods have their orders" begin
+    # Also where the time is in the equations, and where the kinetic energy is not quadratic.
+    any_energy = [
+        ("SymplecticEuler", 1, 1 / 64), ("VerletLeapfrog", 2, 1 / 16), ("LeapfrogDriftKickDrift", 2, 1 / 16),
+        ("PseudoVerletLeapfrog", 2, 1 / 16), ("McAte2", 2, 1 / 32), ("Ruth3", 3, 1 / 8), ("McAte3", 3, 1 / 8),
+        ("CandyRoz4", 4, 1 / 8), ("Yoshida6", 6, 1 / 4), ("KahanLi6", 6, 1 / 4), ("McAte8", 8, 1 / 2), ("KahanLi8", 8, 1 / 2),
+    ]
+    quadratic = [("VelocityVerlet", 2, 1 / 16), ("McAte4", 4, 1 / 8), ("CalvoSanz4", 4, 1 / 8), ("McAte5", 5, 1 / 8)]
+    for driven in (false, true)
+        for (name, order, dt) in any_energy, relativistic in (false, true)
+            found = orders_with_halves(pendulum(; driven, relativistic), name, dt, order < 8 ? 2 : 1)
+            @test all(>(order - 0.35), found)
+        end
+        for (name, order, dt) in quadratic
+            @test all(>(order - 0.35), orders_with_halves(pendulum(; driven), name, dt, 2))
+        end
+        @test only(orders_with_halves(pendulum(; driven), "SofSpa10", 1.0, 1)) > 9
+    end
+    plain = Model("ode", decay(), [2], [true])
+    @test_throws "positions and velocities" PySciML.make_plan(plain, 0.0, 1.0, "KahanLi8", 1e-3, 1e-3, [1.0], 0.1, 10)
+    @test_throws "not all states" PySciML.set_halves!(pendulum(), [0], [0], false)
+end
+
+@testset "Nyström methods have their orders" begin
+    methods = [
+        ("Nystrom4VelocityIndependent", 4, 1 / 4), ("Nystrom5VelocityIndependent", 5, 1 / 4), ("DPRKN4", 4, 1 / 4),
+        ("DPRKN5", 5, 1 / 4), ("DPRKN6", 6, 1 / 4), ("DPRKN6FM", 6, 1 / 4), ("DPRKN8", 8, 1 / 2), ("ERKN4", 4, 1 / 4),
+        ("ERKN5", 5, 1 / 4), ("ERKN7", 7, 1 / 2),
+    ]
+    for driven in (false, true), (name, order, dt) in methods
+        @test all(>(order - 0.5), orders_with_halves(pendulum(; driven), name, dt, order < 7 ? 2 : 1))
+    end
+    # Accelerations that depend on velocities: x'' = -sin(x) - p x'.
+    graph = build([(:state, 1), (:state, 2), (:sin, 2), (:param, 1), (:mul, 4, 1), (:add, 3, 5), (:neg, 6)], 2, 1)
+    model = Model("ode", graph, [6, 0], [true, true])
+    PySciML.set_halves!(model, [0], [1], true)
+    for (name, order) in (("Nystrom4", 4), ("FineRKN4", 4), ("FineRKN5", 5))
+        @test all(>(order - 0.5), orders_with_halves(model, name, 1 / 4, 2))
+    end
+    # Output is stepped to, and errors are controlled.
+    model = pendulum(; driven = true)
+    times = [0.3, 1.1, 2.0]
+    reference = solve(model, [0.5, 1.2], [0.7], (0.0, 2.0), "Vern9"; rtol = 1e-12, atol = 1e-12, saveat = times)[2]
+    for name in ("DPRKN6", "DPRKN12", "FineRKN5", "ERKN7")
+        t, u, algorithm, retcode, _ = solve(model, [0.5, 1.2], [0.7], (0.0, 2.0), name; rtol = 1e-9, atol = 1e-9, saveat = times)
+        @test retcode == "Success" && algorithm == name && t == times
+        @test u ≈ reference rtol = 1e-7
+    end
+end
+
+"Stiff towards cos(t), with a slow second state: x' = -p (x - cos(t)) + y, y' = -x y; the first term is implicit."
+function relaxation()
+    graph = build(
+        [
+            (:state, 1), (:state, 2), (:param, 1), (:time,), (:cos, 4), (:sub, 1, 5), (:mul, 3, 6), (:neg, 7), (:sub, 2, 7),
+            (:mul, 1, 2), (:neg, 10), (:const, 0.0),
+        ],
+        2,
+        1,
+    )
+    model = Model("ode", graph, [8, 10], [true, true])
+    PySciML.set_split!(model, [7, 11], [1, 10], build([(:param, 1), (:neg, 1)], 2, 1), [1], [0], [0])
+    return model
+end
+
+@testset "implicit and explicit parts have their orders" begin
+    methods = [
+        ("IMEXEuler", 1, 1 / 64), ("SBDF2", 2, 1 / 32), ("SBDF3", 3, 1 / 64), ("SBDF4", 4, 1 / 64), ("CNAB2", 2, 1 / 32),
+        ("CNLF2", 2, 1 / 32), ("KenCarp3", 3, 1 / 16), ("KenCarp4", 4, 1 / 8), ("KenCarp47", 4, 1 / 8), ("KenCarp5", 5, 1 / 8),
+        ("KenCarp58", 5, 1 / 8), ("ARS343", 3, 1 / 16),
+    ]
+    model = relaxation()
+    reference = fixed_steps(model, [0.5, 1.2], [1.5], (0.0, 2.0), "Vern9", 1 / 256).u
+    for (name, order, dt) in methods
+        ends = [fixed_steps(model, [0.5, 1.2], [1.5], (0.0, 2.0), name, dt / 2^k).u for k in 0:2]
+        @test all(>(order - 0.4), orders([maximum(abs, u - reference) for u in ends]))
+    end
+    # The implicit part may be as stiff as it likes; a method for the whole takes the model as it is.
+    PySciML.set_jacobian!(
+        model, build([(:state, 1), (:state, 2), (:param, 1), (:neg, 3), (:neg, 2), (:neg, 1), (:const, 1.0)], 2, 1),
+        [3, 6, 4, 5], [0, 0, 1, 1], [0, 1, 0, 1],
+    )
+    exact = solve(model, [1.0, 0.5], [1e6], (0.0, 1.0), "Rodas5P"; rtol = 1e-10, atol = 1e-10)[2][end, :]
+    for name in ("KenCarp4", "ARS343", "FBDF", "")
+        t, u, algorithm, retcode, _, n_steps, _ = solve(model, [1.0, 0.5], [1e6], (0.0, 1.0), name; rtol = 1e-8, atol = 1e-8)
+        @test retcode == "Success" && n_steps < 2000
+        @test u[end, :] ≈ exact rtol = 1e-5
+    end
+    @test PySciML.takes_parts(model, "KenCarp4") && PySciML.takes_parts(model, "SBDF2")
+    @test !PySciML.takes_parts(model, "FBDF") && !PySciML.takes_parts(model, "")
 end
 
 @testset "stochastic equations have their strong orders" begin

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pysciml.errors import EngineUnavailableError, UnsupportedError
-from pysciml.graph import Model
+from pysciml.graph import Graph, Model
 
 Array = npt.NDArray[np.float64]
 
@@ -209,6 +209,10 @@ class Engine(abc.ABC):
         """
         found = self.sensitivities(model, u0, p, tspan, algorithm, options)
         return found.solution, np.concatenate([found.by_p[:, :, by_p], found.by_u0[:, :, by_u0]], axis=2)
+
+    def simplified(self, graph: Graph, expand: bool) -> Graph:
+        """The same outputs of a graph with simpler expressions; ``expand`` multiplies out sums before."""
+        raise UnsupportedError(f"the {self.name} engine simplifies no expressions", engine=self.name)
 
     def check_place(self, device: str, precision: str) -> None:
         """Raise for a device or a precision the engine lacks, naming those it has and who has it.

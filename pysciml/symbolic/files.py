@@ -224,7 +224,7 @@ def _system(document: _Checked) -> System:
     model = _model(document, states, symbols, observed, noise, networks)
     if document.get("hash", str) != model.hash:
         raise ModelError("the hash does not match the content: the file was changed or damaged")
-    system = _rebuild(model, time, states, symbols, tuple(parameters(n, **attrs.get(n, {})) for n in observed))
+    system = rebuild(model, time, states, symbols, tuple(parameters(n, **attrs.get(n, {})) for n in observed))
     system._weights = weights
     return system
 
@@ -405,12 +405,12 @@ def _event(entry: _Checked, number: int, n_states: int) -> EventSpec:
     return EventSpec(name, f"{name}_values", targets, cast("Any", direction), terminal, cast("Any", when))
 
 
-def _rebuild(
+def rebuild(
     model: Model,
     time: sp.Symbol,
     states: tuple[StateInfo, ...],
     symbols: tuple[sp.Symbol, ...],
-    observed: tuple[sp.Symbol, ...],
+    observed: tuple[sp.Basic, ...],
 ) -> System:
     """A `System` around a model that already exists."""
     system = System.__new__(System)

@@ -190,7 +190,7 @@ def _assemble(
         noise=tuple(w.name for w in noise),
         diffusion_rows=rows,
         diffusion_cols=cols,
-        noise_type=_noise_type(graph, rows, cols, len(noise)) if noise else None,
+        noise_type=type_of_noise(graph, rows, cols, len(noise)) if noise else None,
         jumps=jump_specs,
         constraints=tuple(constraint.phrase for constraint in solution.constraints),
         guessed=guessed if solution.constraints else None,
@@ -339,7 +339,8 @@ def _no_noise_outside(reader: Reader, b: GraphBuilder, outputs: Mapping[str, Seq
                 )
 
 
-def _noise_type(graph: Graph, rows: Any, cols: Any, n_noise: int) -> NoiseType:
+def type_of_noise(graph: Graph, rows: Any, cols: Any, n_noise: int) -> NoiseType:
+    """The type of noise whose diffusion has entries at these places."""
     if ops.STATE not in graph.used_ops(["diffusion"]):
         return "additive"
     if len(set(rows.tolist())) == len(rows) and len(set(cols.tolist())) == len(cols):

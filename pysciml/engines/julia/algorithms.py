@@ -38,6 +38,48 @@ ALGORITHMS: Final[dict[str, tuple[str, str]]] = {
         ("ode", "DP5", "explicit Runge-Kutta, order 5(4) (Dormand & Prince 1980)"),
         ("ode", "DP8", "explicit Runge-Kutta, order 8(5,3) (Hairer, Norsett & Wanner 1993)"),
         ("ode", "ROCK4", "stabilized explicit, order 4, for mildly stiff problems (Abdulle 2002)"),
+        ("ode", "KenCarp3", "IMEX Runge-Kutta, order 3: implicit() terms implicitly (Kennedy & Carpenter 2003)"),
+        ("ode", "KenCarp5", "IMEX Runge-Kutta, order 5: implicit() terms implicitly (Kennedy & Carpenter 2003)"),
+        ("ode", "KenCarp47", "IMEX Runge-Kutta, order 4: implicit() terms implicitly (Kennedy & Carpenter 2019)"),
+        ("ode", "KenCarp58", "IMEX Runge-Kutta, order 5: implicit() terms implicitly (Kennedy & Carpenter 2019)"),
+        ("ode", "ARS343", "IMEX Runge-Kutta, order 3: implicit() terms implicitly (Ascher, Ruuth & Spiteri 1997)"),
+        ("ode", "IMEXEuler", "IMEX multistep, order 1, fixed steps: needs implicit() terms"),
+        ("ode", "SBDF2", "IMEX multistep, order 2, fixed steps: needs implicit() terms (Ascher, Ruuth & Wetton 1995)"),
+        ("ode", "SBDF3", "IMEX multistep, order 3, fixed steps: needs implicit() terms (Ascher, Ruuth & Wetton 1995)"),
+        ("ode", "SBDF4", "IMEX multistep, order 4, fixed steps: needs implicit() terms (Ascher, Ruuth & Wetton 1995)"),
+        ("ode", "CNAB2", "Crank-Nicolson and Adams-Bashforth, order 2, fixed steps: needs implicit() terms"),
+        ("ode", "CNLF2", "Crank-Nicolson and leapfrog, order 2, fixed steps: needs implicit() terms"),
+        ("ode", "SymplecticEuler", "symplectic, order 1, fixed steps"),
+        ("ode", "VelocityVerlet", "symplectic, order 2, fixed steps, second-order equations (Verlet 1967)"),
+        ("ode", "VerletLeapfrog", "symplectic, order 2, fixed steps, kick-drift-kick"),
+        ("ode", "LeapfrogDriftKickDrift", "symplectic, order 2, fixed steps, drift-kick-drift"),
+        ("ode", "PseudoVerletLeapfrog", "symplectic, order 2, fixed steps"),
+        ("ode", "McAte2", "symplectic, order 2, fixed steps (McLachlan & Atela 1992)"),
+        ("ode", "Ruth3", "symplectic, order 3, fixed steps (Ruth 1983)"),
+        ("ode", "McAte3", "symplectic, order 3, fixed steps (McLachlan & Atela 1992)"),
+        ("ode", "CandyRoz4", "symplectic, order 4, fixed steps (Candy & Rozmus 1991)"),
+        ("ode", "McAte4", "symplectic, order 4, fixed steps, quadratic kinetic energy (McLachlan & Atela 1992)"),
+        ("ode", "CalvoSanz4", "symplectic, order 4, fixed steps, quadratic kinetic energy (Calvo & Sanz-Serna 1993)"),
+        ("ode", "McAte5", "symplectic, order 5, fixed steps, quadratic kinetic energy (McLachlan & Atela 1992)"),
+        ("ode", "Yoshida6", "symplectic, order 6, fixed steps (Yoshida 1990)"),
+        ("ode", "KahanLi6", "symplectic, order 6, fixed steps (Kahan & Li 1997)"),
+        ("ode", "McAte8", "symplectic, order 8, fixed steps (McLachlan 1995)"),
+        ("ode", "KahanLi8", "symplectic, order 8, fixed steps (Kahan & Li 1997)"),
+        ("ode", "SofSpa10", "symplectic, order 10, fixed steps (Sofroniou & Spaletta 2005)"),
+        ("ode", "Nystrom4", "Runge-Kutta-Nystrom, order 4, fixed steps, second-order equations (Hairer et al. 1993)"),
+        ("ode", "FineRKN4", "Runge-Kutta-Nystrom, order 4(3), second-order equations (Fine 1987)"),
+        ("ode", "FineRKN5", "Runge-Kutta-Nystrom, order 5(4), second-order equations (Fine 1987)"),
+        ("ode", "Nystrom4VelocityIndependent", "Nystrom, order 4, fixed steps, acceleration by position alone"),
+        ("ode", "Nystrom5VelocityIndependent", "Nystrom, order 5, fixed steps, acceleration by position alone"),
+        ("ode", "DPRKN4", "Nystrom, order 4(3), acceleration by position alone (Dormand & Prince 1987)"),
+        ("ode", "DPRKN5", "Nystrom, order 5(4), acceleration by position alone (Bettis 1973)"),
+        ("ode", "DPRKN6", "Nystrom, order 6(4), acceleration by position alone (Dormand & Prince 1987)"),
+        ("ode", "DPRKN6FM", "Nystrom, order 6(4), acceleration by position alone (Dormand & Prince 1987)"),
+        ("ode", "DPRKN8", "Nystrom, order 8(6), acceleration by position alone (Dormand et al. 1987)"),
+        ("ode", "DPRKN12", "Nystrom, order 12(10), acceleration by position alone (Dormand et al. 1987)"),
+        ("ode", "ERKN4", "Nystrom, order 4(3), exact for the harmonic oscillator (Demba et al. 2017)"),
+        ("ode", "ERKN5", "Nystrom, order 5(4), exact for the harmonic oscillator (Demba et al. 2016)"),
+        ("ode", "ERKN7", "Nystrom, order 7(5), exact for the harmonic oscillator (Simos & Tsitouras 2022)"),
         ("sde", "EM", "Euler-Maruyama, strong order 1/2, any noise, fixed steps"),
         ("sde", "LambaEM", "Euler-Maruyama with adaptive steps, any noise (Lamba 2003)"),
         ("sde", "RKMil", "Milstein, strong order 1, diagonal noise"),
@@ -52,6 +94,15 @@ ALGORITHMS: Final[dict[str, tuple[str, str]]] = {
         ("jump", "SortingDirect", "exact, for many jumps, few of them frequent (McCollum et al. 2006)"),
         ("jump", "NRM", "exact, for many jumps: a queue of their times (Gibson & Bruck 2000)"),
     ]
+}
+
+#: Methods for a right-hand side in two parts that have no way with one in a single part.
+SPLIT_ALONE: Final = frozenset({"IMEXEuler", "IMEXEulerARK", "SBDF", "SBDF2", "SBDF3", "SBDF4", "CNAB2", "CNLF2"})
+
+#: Methods that the solver packages have and that do not do what they should, with the reason.
+BROKEN: Final[dict[str, str]] = {
+    "McAte42": "has order 1 and not 4 in OrdinaryDiffEqSymplecticRK: McAte4 and CalvoSanz4 have order 4",
+    "RKN4": "has order 4 for linear equations alone, and 2 for others: Nystrom4 and DPRKN4 have order 4",
 }
 
 #: Ways to sample jumps between which nothing changes.

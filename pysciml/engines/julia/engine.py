@@ -13,14 +13,15 @@ import numpy as np
 from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge, environment
-from pysciml.engines.julia.algorithms import AGGREGATORS, ALGORITHMS
+from pysciml.engines.julia.algorithms import AGGREGATORS, ALGORITHMS, BROKEN, SPLIT_ALONE
 from pysciml.engines.julia.fields import OPERATIONS as FIELD_OPERATIONS
+from pysciml.engines.julia.halves import PARTITIONED, halves
 from pysciml.engines.julia.jumps import check_rates, is_pure
 from pysciml.engines.julia.transfer import address, compiled, floats, scalar_graph
 from pysciml.engines.manifold import batch_on_manifold, solve_on_manifold
 from pysciml.engines.native.initial import structurally_singular
 from pysciml.errors import ProblemError, UnsupportedError
-from pysciml.graph import Model
+from pysciml.graph import Graph, Model
 from pysciml.graph.array_ops import describe
 from pysciml.graph.manifold import on_manifold
 
@@ -120,6 +121,16 @@ class JuliaEngine(Engine):
 
     def _check_algorithm(self, model: Model, algorithm: str) -> None:
         name, _, given = algorithm.partition("(")
+        if name in BROKEN:
+            raise self._unsupported(f"{name} {BROKEN[name]}", algorithm)
+        if name in PARTITIONED:
+            halves(model, name, self.name)
+        if name in SPLIT_ALONE and (model.kind != "ode" or "implicit" not in model.graph.outputs):
+            raise self._unsupported(
+                f"{name} solves ordinary equations in two parts, one implicitly and one explicitly: mark the stiff "
+                f"terms of {model.name!r} with pysciml.implicit(); KenCarp4 and FBDF do without",
+                algorithm,
+            )
         wanted = {"sde" if model.noise else "ode"}
         if model.jumps and is_pure(model):
             wanted.add("jump")
@@ -213,6 +224,12 @@ class JuliaEngine(Engine):
         if model.noise or model.jumps:
             raw.extra["seed"] = seed
         return raw
+
+    def simplified(self, graph: Graph, expand: bool) -> Graph:
+        """See `Engine.simplified`: by Symbolics.jl."""
+        from pysciml.engines.julia.simplifying import simplified
+
+        return simplified(graph, expand)
 
     def solve_many(self, model: Model, algorithm: str | None, batch: Batch, options: BatchOptions) -> BatchReport:
         """See `pysciml.engines.batch.BatchEngine`."""

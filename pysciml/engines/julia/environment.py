@@ -53,8 +53,12 @@ def package_folder() -> Path:
 
 
 def fingerprint() -> str:
-    """Changes when the Julia package needs other packages than before."""
-    return hashlib.blake2b((package_folder() / "Project.toml").read_bytes(), digest_size=8).hexdigest()
+    """Changes when the Julia package needs other packages than before, or the setup installs others beside it."""
+    folder = package_folder()
+    digest = hashlib.blake2b(digest_size=8)
+    for name in ("Project.toml", "setup.jl"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
 
 
 def home() -> Path:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pysciml.engines.julia.algorithms import AGGREGATORS
 from pysciml.engines.julia.bridge import julia
 from pysciml.engines.julia.fields import send_fields
+from pysciml.engines.julia.halves import PARTITIONED, halves
 from pysciml.engines.julia.jumps import is_pure, with_intensity
 from pysciml.graph import Graph, Model
 from pysciml.graph.networks import expand
@@ -34,12 +35,18 @@ class Compiled:
         Compiled functions have buffers, so one solve at a time.
     implicit : dict of str to bool
         Algorithm -> whether it uses a Jacobian.
+    splits : dict of str to bool
+        Algorithm -> whether it takes the right-hand side in two parts.
+    sent : set of str
+        What only some algorithms need and is there: ``"halves"``, ``"split"``.
     """
 
     handle: Any
     lock: threading.RLock = field(default_factory=threading.RLock)
     implicit: dict[str, bool] = field(default_factory=dict[str, bool])
+    splits: dict[str, bool] = field(default_factory=dict[str, bool])
     has_jacobian: bool = False
+    sent: set[str] = field(default_factory=set[str])
 
 
 _cache: OrderedDict[str, Compiled] = OrderedDict()
@@ -56,7 +63,13 @@ def compiled(model: Model, algorithm: str) -> tuple[Compiled, float]:
             if len(_cache) > CACHE_SIZE:
                 _cache.popitem(last=False)
         _cache.move_to_end(model.hash)
-        if not found.has_jacobian and _wants_jacobian(model, found, algorithm):
+        form = _form(model, found, algorithm)
+        if form in _SENDERS:
+            if form not in found.sent:
+                with found.lock:
+                    _SENDERS[form](model, found, algorithm)
+                found.sent.add(form)
+        elif not found.has_jacobian and _wants_jacobian(model, found, algorithm):
             with found.lock:
                 _send_jacobian(model, found)
     return found, time.perf_counter() - begin
@@ -160,3 +173,31 @@ def _send_jacobian(model: Model, found: Compiled) -> None:
         found.handle, send(graph), integers(graph.outputs["jacobian"]), integers(rows), integers(cols)
     )
     found.has_jacobian = True
+
+
+def _form(model: Model, found: Compiled, algorithm: str) -> str:
+    """How an algorithm takes the right-hand side: whole, in halves, or split."""
+    if algorithm in PARTITIONED:
+        return "halves"
+    if model.kind != "ode" or "implicit" not in model.graph.outputs or not algorithm:
+        return "whole"
+    splits = found.splits.get(algorithm)
+    if splits is None:
+        splits = found.splits[algorithm] = bool(julia().takes_parts(found.handle, algorithm))
+    return "split" if splits else "whole"
+
+
+def _send_halves(model: Model, found: Compiled, algorithm: str) -> None:
+    parts = halves(model, algorithm, "julia")
+    julia().set_halves_b(found.handle, integers(parts.velocities), integers(parts.positions), parts.reads_velocities)
+
+
+def _send_split(model: Model, found: Compiled, algorithm: str) -> None:
+    whole = sent_graph(model)
+    graph, rows, cols = whole.jacobian("implicit")
+    parts = (integers(whole.outputs[name]) for name in ("implicit", "explicit"))
+    entries = integers(graph.outputs["jacobian"])
+    julia().set_split_b(found.handle, *parts, send(graph), entries, integers(rows), integers(cols))
+
+
+_SENDERS: Final = {"halves": _send_halves, "split": _send_split}
