@@ -7,10 +7,11 @@ One model, with one set of weights: scikit-learn's digits, an ODE layer of two t
 back), a linear classifier, batches of 200, Adam, Dormand and Prince's method of order 5, double precision, the papers'
 tolerance of 1.4e-8. The three train side by side, an epoch each in turn, in shuffled order, on one core; what is
 compared is the ratio of the epochs' processor times (which other work on the machine hardly touches), and the losses,
-which must agree, since all three do the same. torchdiffeq differentiates
-the solve itself (``odeint``) or by the continuous adjoint (``odeint_adjoint``): both are measured, the faster counts.
-torch and torchdiffeq come by ``pip install torch torchdiffeq`` (torch brings some gigabytes of GPU libraries, so that
-they are in no extra of this package); without them their rows are missing.
+which must agree, since all three do the same. ``pysciml, julia`` is the same model solved and differentiated by
+``engine="julia"``, where that has been set up. torchdiffeq differentiates the solve itself (``odeint``) or by the
+continuous adjoint (``odeint_adjoint``): both are measured, the faster counts. torch and torchdiffeq come by
+``pip install torch torchdiffeq`` (torch brings some gigabytes of GPU libraries, so that they are in no extra of this
+package); without them their rows are missing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import numpy as np
 import optax
 
 from benchmarks.experiments import TIGHT, Dynamics, load_images
+from pysciml.engines.base import registry
 from pysciml.neural import NeuralODE
 
 RESULTS = Path(__file__).with_name("results") / "training.json"
@@ -100,6 +102,65 @@ def by_diffrax(field: Any, x: Any) -> tuple[Any, Any]:
     return solution.ys[0], 1 + 6 * solution.stats["num_steps"]
 
 
+def in_julia() -> Epoch:
+    """Training with the solves of ``engine="julia"``; the rest in JAX."""
+    from pysciml.engines.julia.training import BatchSolve
+    from pysciml.graph import GraphBuilder, Model
+    from pysciml.graph.networks import Network
+
+    model = start()
+    first = Network("first", 65, 100, hidden=(), final="tanh")
+    second = Network("second", 101, 64, hidden=())
+    b = GraphBuilder(64, first.size + second.size)
+    inputs = [*(b.state(i) for i in range(64)), b.time()]
+    hidden = [b.network(first, k, inputs) for k in range(100)]
+    outputs = [b.network(second, k, [*hidden, b.time()]) for k in range(64)]
+    names = tuple(f"x{i}" for i in range(64))
+    equation = Model(b.build({"rhs": outputs}), "ode", "digits", names, (), (), np.ones(64, dtype=np.bool_))
+    solver = BatchSolve(equation, "DP5", BATCH, TIGHT, TIGHT, STEPS)
+    layers = model["field"].first, model["field"].second
+    p = np.concatenate([np.asarray(part).ravel() for layer in layers for part in (layer.weight, layer.bias)])
+    optimizer = optax.adam(RATE)
+    state = optimizer.init((p, model["out"]))
+    zeros, ones = np.zeros(BATCH), np.ones(BATCH)
+
+    @jax.jit
+    def classify(out: Any, end: Any, y: Any) -> Any:
+        def loss(out: Any, end: Any) -> Any:
+            logits = jax.vmap(out, in_axes=1)(end)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(out, end)
+
+    @jax.jit
+    def update(theta: Any, state: Any, slope: Any) -> Any:
+        change, state = optimizer.update(slope, state)
+        return optax.apply_updates(theta, change), state
+
+    theta = (p, model["out"])
+
+    def epoch(batches: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+        nonlocal theta, state
+        losses, count = [], 0
+        for x, y in batches:
+            found = solver.solve(np.asarray(theta[0]), x.T, zeros, ones)
+            value, (by_out, by_end) = classify(theta[1], found.y1, y)
+            none = np.zeros(found.n_records)
+            solver.pull(found.ys, np.asarray(by_end), none, none, none, 0.0)
+            by_p = np.zeros(p.size)
+            solver.add_by_parameters(by_p)
+            theta, state = update(theta, state, (by_p, by_out))
+            losses.append(float(value))
+            count = found.n_rhs
+        return float(np.mean(losses)), float(count)
+
+    x, y, *_ = load_images(None)
+    fresh = theta, state
+    epoch([(x[:BATCH], y[:BATCH])])  # compile
+    theta, state = fresh
+    return epoch
+
+
 def in_torch(adjoint: bool) -> Epoch:
     """Training with torchdiffeq."""
     import torch
@@ -156,7 +217,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     jax.config.update("jax_enable_x64", True)
+    for name in ("PYTHON_JULIACALL_THREADS", "OPENBLAS_NUM_THREADS"):  # one core, and so one thread
+        os.environ[name] = "1"
     peers: dict[str, Epoch] = {"pysciml": in_jax(by_pysciml), "diffrax": in_jax(by_diffrax)}
+    missing = registry()["julia"].unavailable()
+    if missing is None:
+        peers["pysciml, julia"] = in_julia()
+    else:
+        print(f"pysciml on Julia is not measured: {missing}")
     if all(importlib.util.find_spec(name) for name in ("torch", "torchdiffeq")):
         peers |= {"torchdiffeq": in_torch(adjoint=False), "torchdiffeq, adjoint": in_torch(adjoint=True)}
     else:

@@ -12,6 +12,11 @@ together), `algorithms.jl` (names to algorithms), `events.jl`, `jumps.jl`, `prob
 `solve.jl` (bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
 `memory.jl` (arrays from and to Python), `simplify.jl` (the way back from Symbolics), `fields.jl` (partial differential
 equations as loops), `workload.jl` (what is compiled beforehand).
+
+Training has a way of its own, which needs no solver package: `pointwise.jl` (operations on a batch, with derivatives),
+`networks.jl`, `tape.jl` (graphs of both), `batch.jl` (their pieces on threads), `explicit_methods.jl`, `adaptive.jl` and
+`adjoint.jl` (solves that keep their error and stiffness estimates, differentiated), `noisy.jl` (the same with noise),
+`training.jl` (what Python calls). `taped.jl` solves models with large networks by the same tapes.
 """
 module PySciML
 
@@ -19,7 +24,7 @@ using ADTypes: AutoFiniteDiff, AutoForwardDiff, AutoSparse, KnownJacobianSparsit
 using DifferentiationInterface: Constant, jacobian!, prepare_jacobian
 using ForwardDiff: ForwardDiff
 using FunctionWrappers: FunctionWrapper
-using LinearAlgebra: Diagonal, I, lu, norm
+using LinearAlgebra: BLAS, Diagonal, I, lu, mul!, norm
 using Logging: NullLogger, with_logger
 using NaNMath: NaNMath
 using PrecompileTools: @compile_workload, workload_enabled
@@ -52,6 +57,16 @@ include("ensembles.jl")
 include("memory.jl")
 include("simplify.jl")
 include("fields.jl")
+include("pointwise.jl")
+include("networks.jl")
+include("tape.jl")
+include("batch.jl")
+include("explicit_methods.jl")
+include("adaptive.jl")
+include("adjoint.jl")
+include("noisy.jl")
+include("training.jl")
+include("taped.jl")
 include("workload.jl")
 
 @compile_workload begin

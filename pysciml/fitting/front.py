@@ -81,8 +81,9 @@ def fit(
     Two ways. Parameters and initial values are found by **nonlinear least squares** (a trust-region
     method; Branch, Coleman and Li, SIAM J. Sci. Comput. 21, 1999; ``scipy.optimize.least_squares``),
     with standard errors; what it returns is never worse than where it started. **Training** is
-    gradient descent on the JAX engine; it is chosen where ``trainable`` has a network, or
-    ``optimizer`` or any option of it is given. It minimizes the mean of ``((model - data) /
+    gradient descent on the JAX engine, or the Julia engine where ``engine="julia"`` (both take the
+    same steps to the same weights); it is chosen where ``trainable`` has a network, or ``optimizer``
+    or any option of it is given. It minimizes the mean of ``((model - data) /
     sigma)²`` plus the regularizers.
 
     A **stochastic** problem is trained on moments: means and variances of simulated paths against
@@ -162,7 +163,8 @@ def fit(
     alg, engine, rtol, atol, max_steps
         As for `solve`. Least squares wants solutions more exact than the data (1e-8, 1e-10);
         training takes 1e-6 for both (1e-2 for stochastic problems), and explicit methods (Tsit5,
-        DP5, BS3; SOSRI).
+        DP5, BS3; SOSRI). With ``engine="julia"`` the optimizers are still optax's, and
+        `JacobianNorm`, higher `TaylorDerivative` and networks from Equinox are not supported.
     progress : bool
         Show a progress line on standard error.
 

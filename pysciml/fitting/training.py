@@ -14,10 +14,9 @@ import xarray as xr
 
 from pysciml.engines.base import Array, get
 from pysciml.errors import ProblemError, SolverError, UnsupportedError
+from pysciml.fitting import moments
 from pysciml.fitting.checkpoints import COLUMNS, State, fingerprint, restore, store
 from pysciml.fitting.inputs import Observations, read_data
-from pysciml.fitting.moments import MomentObjective, read_moments
-from pysciml.fitting.moments import check_problem as check_moments
 from pysciml.fitting.result import FitWarning
 from pysciml.fitting.trained import TrainingResult
 from pysciml.fitting.training_options import (
@@ -41,11 +40,13 @@ _SHOWN_EVERY: Final = 0.2
 
 def train(problem: Problem, data: xr.Dataset, trainable: list[Any], options: Mapping[str, Any]) -> TrainingResult:
     """See `pysciml.fitting.front.fit`."""
-    get("jax")  # says what to install, if it is missing
+    get("jax")  # says what to install, if it is missing; optimizers are its, whatever solves
     stochastic = problem.system.model.kind == "sde"
     _check_problem(problem)
     chosen = read_options(options, stochastic)
-    read = read_moments if stochastic else read_data
+    if chosen.engine == "julia":
+        _check_julia(problem, chosen)
+    read = moments.read_moments if stochastic else read_data
     observations = read(problem, data, options["sigma"], options["weights"])
     trained = read_trainable(problem, trainable, options["log"])
     until, held_out = read_validation(problem, options["validation"], observations, read)
@@ -91,12 +92,21 @@ def _stages(problem: Problem, data: Observations, trained: Trained, epochs: int)
 def _check_problem(problem: Problem) -> None:
     model = problem.system.model
     if model.kind == "sde":
-        check_moments(problem)
+        moments.check_problem(problem)
     elif model.kind != "ode" or model.events:
         what = "events" if model.events else f"{model.kind} systems"
         raise UnsupportedError(
             f"training is for ordinary and stochastic differential equations; {what} are not supported"
         )
+
+
+def _check_julia(problem: Problem, options: TrainingOptions) -> None:
+    from pysciml.engines.julia.training import check
+    from pysciml.fitting.on_julia import check_regularizers
+
+    check(problem.system.model)
+    check_regularizers(options.regularizers)
+    get("julia")
 
 
 class _Training:
@@ -112,27 +122,17 @@ class _Training:
         check: Windows | None,
         options: TrainingOptions,
     ) -> None:
-        from pysciml.fitting.objective import Layout, Objective
+        from pysciml.fitting.objective import Layout
 
         self.problem, self.data, self.options = problem, data, options
         self.stages, self.check = stages, check
         n_starts = stages[0].n - 1
         self.layout = Layout(trained.by_p, trained.by_u0, trained.log, n_starts)
         spread = np.ptp(starts, axis=0) if n_starts else np.ones(problem.u0.size)
-        shared = problem.system.model, problem.u0, problem.p, self.layout, options.regularizers
         self.stochastic = problem.system.model.kind == "sde"
-        self.objective = (
-            MomentObjective(*shared, options.rtol, options.atol, options.trajectories)
-            if self.stochastic
-            else Objective(
-                *shared,
-                options.algorithm,
-                options.rtol,
-                options.atol,
-                options.continuity,
-                np.where(spread > 0, spread, 1.0),
-            )
-        )
+        self.on_julia = options.engine == "julia"
+        spread = np.where(spread > 0, spread, 1.0)
+        self.objective = self._objective(problem.system.model, problem.u0, problem.p, spread)
         self.optimizer = make_optimizer(options)
         self.start = np.concatenate([trained.inner(), starts[1:].ravel()])
         annealed = any(r.final is not None for r in options.regularizers)
@@ -152,10 +152,31 @@ class _Training:
             (options.optimizer_name, None if callable(options.learning_rate) else options.learning_rate),
             (options.seed, options.batch_size, options.continuity, options.algorithm, options.rtol, options.atol),
             options.trajectories,
+            # What one engine began the other does not go on with: they round differently.
+            *(("julia",) if self.on_julia else ()),
         )
+        self.losses: dict[Any, Any] = {}
         # An optimizer or a schedule given as an object is not part of the mark.
         given = options.optimizer is not None or callable(options.learning_rate)
         self.key = (self.mark, id(self) if given else 0)
+
+    def _objective(self, model: Any, u0: Array, p: Array, spread: Array) -> Any:
+        """What is minimized, for this kind of problem on this engine."""
+        o = self.options
+        shared = model, u0, p, self.layout, o.regularizers
+        if self.stochastic:
+            if self.on_julia:
+                from pysciml.fitting import moments_on_julia
+
+                return moments_on_julia.JuliaMomentObjective(*shared, o.rtol, o.atol, o.trajectories)
+            return moments.MomentObjective(*shared, o.rtol, o.atol, o.trajectories)
+        if self.on_julia:
+            from pysciml.fitting import on_julia
+
+            return on_julia.JuliaObjective(*shared, o.algorithm, o.rtol, o.atol, o.continuity, spread)
+        from pysciml.fitting.objective import Objective
+
+        return Objective(*shared, o.algorithm, o.rtol, o.atol, o.continuity, spread)
 
     # -- compiled functions ------------------------------------------------------------------------
 
@@ -166,6 +187,8 @@ class _Training:
 
     def _step(self, stage: int, capacity: int, *args: Any) -> Any:
         """``(theta, optimizer leaves, chosen, coefficients, key) -> (theta, leaves, value, finite)``, compiled."""
+        if self.on_julia:
+            return self._step_on_julia(stage, capacity, *args)
         from pysciml.engines.jax.compiling import compiled
 
         def make() -> Callable[..., Any]:
@@ -187,6 +210,40 @@ class _Training:
 
         return compiled(("training", self.key, stage, capacity, len(args[2])), make, *args)[0](*args)
 
+    def _step_on_julia(
+        self, stage: int, capacity: int, theta: Array, leaves: Any, chosen: Any, coefficients: Array, random: Any
+    ) -> Any:
+        """As `_step`: Julia differentiates, the optimizer is the same."""
+        from pysciml.engines.jax.compiling import compiled
+
+        windows = self.stages[stage]
+        loss = self._loss(stage, windows, self.stages[0].n // windows.n, capacity)
+        total, value, slope = loss(np.asarray(theta), chosen, coefficients, random)
+        if not (value.success and np.isfinite(total) and np.isfinite(slope).all()):
+            return theta, leaves, value, False
+
+        def make() -> Callable[..., Any]:
+            import jax
+            import jax.numpy as jnp
+            import optax
+
+            structure = jax.tree.structure(self.optimizer.init(jnp.asarray(self.start)))
+
+            def update(theta: Any, leaves: Any, slope: Any) -> Any:
+                change, state = self.optimizer.update(slope, jax.tree.unflatten(structure, leaves), theta)
+                return optax.apply_updates(theta, change), jax.tree.leaves(state)
+
+            return update
+
+        run, _ = compiled(("update", self.key), make, theta, leaves, slope)
+        return *run(theta, leaves, slope), value, True
+
+    def _loss(self, stage: int | None, windows: Windows, fine: int, capacity: int) -> Any:
+        """The loss on Julia of a stage, or (None) for validation: made once, as it has buffers."""
+        if stage not in self.losses:
+            self.losses[stage] = self.objective.make(windows, fine, capacity, train=stage is not None)
+        return self.losses[stage]
+
     def _validate(self, theta: Array, capacity: int) -> float:
         import jax
 
@@ -195,6 +252,9 @@ class _Training:
         check = self.check
         assert check is not None
         args = (theta, np.zeros(1, dtype=np.int64), np.zeros(0), jax.random.key(0))
+        if self.on_julia:
+            _, value, _ = self._loss(None, check, 1, capacity)(*args)
+            return float(value.loss) if value.success else np.inf
         run, _ = compiled(
             ("validation", self.key, capacity), lambda: self.objective.make(check, 1, capacity, train=False), *args
         )
@@ -213,7 +273,9 @@ class _Training:
 
         with double_precision():
             leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.optimizer.init(jax.numpy.asarray(self.start)))]
-            state = State(self.start, leaves, self.start.copy(), capacity=min(_CAPACITY, self.options.max_steps))
+            # Julia compiles nothing for a number of steps.
+            capacity = self.options.max_steps if self.on_julia else min(_CAPACITY, self.options.max_steps)
+            state = State(self.start, leaves, self.start.copy(), capacity=capacity)
             path = self.options.checkpoint
             if path is not None:
                 state = restore(path, self.mark, state) or state
@@ -300,7 +362,8 @@ class _Training:
         )
         if state.epoch == 0:
             raise SolverError(
-                f"{self.problem.system.name}: {why} with the starting numbers (jax engine, {self.options.algorithm}); "
+                f"{self.problem.system.name}: {why} with the starting numbers ({self.options.engine} engine, "
+                f"{self.options.algorithm}); "
                 "train on shorter pieces by segments=, or start from smaller weights",
                 retcode="MaxIters" if full else "Unstable",
             )
@@ -335,11 +398,11 @@ class _Training:
             success=success,
             message=message,
             options=(
-                {"engine": "jax", "trajectories": self.options.trajectories, "seed": self.options.seed}
+                {"engine": self.options.engine, "trajectories": self.options.trajectories, "seed": self.options.seed}
                 if self.stochastic  # with the method that suits the noise
                 else {
                     "alg": self.options.algorithm,
-                    "engine": "jax",
+                    "engine": self.options.engine,
                     "rtol": self.options.rtol,
                     "atol": self.options.atol,
                 }

@@ -19,6 +19,8 @@ from pysciml.neural.adaptive import METHODS
 from pysciml.neural.regularizers import RandomEndTime, Regularizer, TaylorDerivative, read_regularizers
 from pysciml.problem import Problem, number
 
+#: What a training can run on; the first one is taken where the user names none.
+ENGINES: Final = ("jax", "julia")
 #: What stochastic problems are solved with while they are trained.
 STOCHASTIC_METHODS: Final = ("SOSRI",)
 #: Optimizers by name, as optax has them.
@@ -60,6 +62,7 @@ class TrainingOptions:
     max_steps: int
     progress: bool
     trajectories: int
+    engine: str
 
 
 def integer(name: str, value: Any, least: int = 1) -> int:
@@ -102,8 +105,11 @@ def read_options(given: Mapping[str, Any], stochastic: bool) -> TrainingOptions:
         )
     regularizers = read_regularizers(given["regularize"])
     _check_kind(given, regularizers, stochastic)
-    if given["engine"] not in ("auto", "jax"):
-        raise UnsupportedError(f"training runs on engine='jax', not on {given['engine']!r}", engine=given["engine"])
+    if given["engine"] not in ("auto", *ENGINES):
+        raise UnsupportedError(
+            f"training runs on engine={' or engine='.join(map(repr, ENGINES))}, not on {given['engine']!r}",
+            engine=given["engine"],
+        )
     patience = given["patience"]
     path = given["checkpoint"]
     if path is not None and not isinstance(path, (str, Path)):
@@ -136,6 +142,7 @@ def read_options(given: Mapping[str, Any], stochastic: bool) -> TrainingOptions:
         max_steps=integer("max_steps", given["max_steps"]),
         progress=given["progress"],
         trajectories=100 if given["trajectories"] is None else integer("trajectories", given["trajectories"], 2),
+        engine=ENGINES[0] if given["engine"] == "auto" else given["engine"],
     )
 
 

@@ -48,11 +48,17 @@ def test_it_learns_an_unknown_right_hand_side():
     assert float((result.solution.double - 2 * result.solution.x).max()) == 0.0
 
 
-def test_a_killed_fit_goes_on_bit_for_bit(tmp_path):
+ENGINES = ["jax", pytest.param("julia", marks=[pytest.mark.julia, pytest.mark.usefixtures("julia_engine")])]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_killed_fit_goes_on_bit_for_bit(tmp_path, engine):
+    options = {**scope["options"], "engine": engine}
     path = tmp_path / "fit.npz"
     whole = ps.fit(problem, data, epochs=40, checkpoint=tmp_path / "whole.npz", **options)
     code = SETUP + (
-        f"import sys; ps.fit(problem, data, epochs=100_000, checkpoint={str(path)!r}, checkpoint_every=3, **options)"
+        f"import sys; ps.fit(problem, data, epochs=100_000, checkpoint={str(path)!r}, checkpoint_every=3, "
+        f"engine={engine!r}, **options)"
     )
     child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2])
     try:

@@ -1,0 +1,236 @@
+# An adaptive Runge-Kutta solve of a batch that keeps its error and stiffness estimates, and its discrete adjoint.
+
+#: The step size controller: Hairer's defaults.
+const SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
+
+"Where every step (every attempt, if step sizes are differentiated) began, and what came of it."
+struct Record
+    t::Vector{Float64}
+    h::Vector{Float64}
+    saved::Vector{Int}
+    kept::Vector{Bool}
+    y::Vector{Matrix{Float64}}
+    slope::Vector{Matrix{Float64}}
+    error::Vector{Float64}
+    stiffness::Vector{Float64}
+    taken::Vector{Float64}
+end
+
+Record() = Record(Float64[], Float64[], Int[], Bool[], Matrix{Float64}[], Matrix{Float64}[], Float64[], Float64[], Float64[])
+
+"""
+    AdaptiveSolve(tape, method, rows, rtol, atol, max_steps; kinetic = 0.0, through_steps = false)
+
+A solve of `rows` members of a batch, which are one state with one step size, and buffers for it: after the first time, neither
+`solve!` nor `pull!` allocates (unless pieces of the batch go to several threads).
+
+The first outputs of the tape are the derivatives of the states. Member `i` runs over the time `start[i] + length[i] * τ`.
+`kinetic` is what the mean square of the derivative is multiplied by in the integral that is kept. `through_steps` says whether
+step sizes are differentiated, rejected attempts included; else the derivative is that of the steps that were taken.
+
+Regularization by the estimates of a solver is that of Pal, Ma, Shah & Rackauckas, *Opening the Blackbox* (ICML 2021).
+"""
+mutable struct AdaptiveSolve
+    field::BatchField
+    method::ExplicitMethod
+    rtol::Float64
+    atol::Float64
+    max_steps::Int
+    through_steps::Bool
+    kinetic::Float64
+    # One step: the states and slopes of its stages, its error and that relative to the tolerance.
+    inner::Vector{Matrix{Float64}}
+    slopes::Vector{Matrix{Float64}}
+    error::Matrix{Float64}
+    relative::Matrix{Float64}
+    weights::Vector{Float64}
+    inner_bars::Vector{Matrix{Float64}}
+    slope_bars::Vector{Matrix{Float64}}
+    work::Matrix{Float64}
+    y0::Matrix{Float64}
+    y_bar::Matrix{Float64}
+    slope_bar::Matrix{Float64}
+    times::Vector{Float64}
+    record::Record
+    t0::Float64
+    t1::Float64
+    guessed::Bool
+    count::Int
+    n_steps::Int
+    n_rejected::Int
+    n_rhs::Int
+    integral::Float64
+    success::Bool
+end
+
+function AdaptiveSolve(
+        tape::Tape, method::ExplicitMethod, rows::Integer, rtol, atol, max_steps; kinetic = 0.0, through_steps = false,
+        threaded = nothing,
+    )
+    stages = n_stages(method)
+    many() = [zeros(rows, tape.n_states) for _ in 1:stages]
+    one() = zeros(rows, tape.n_states)
+    return AdaptiveSolve(
+        BatchField(tape, rows, 1:tape.n_states, stages; threaded), method, rtol, atol, max_steps, through_steps, kinetic, many(),
+        many(), one(), one(), zeros(stages), many(), many(), one(), one(), one(), one(), Float64[], Record(), 0.0, 1.0, true, 0, 0,
+        0, 0, 0.0, false,
+    )
+end
+
+# -- forward
+
+"""
+    take_step!(s, t, h, keep)
+
+One step from `s.inner[1]`, where the slope is `s.slopes[1]`, to `s.inner[end]`. Returns the error relative to the tolerance,
+Shampine's stiffness estimate (ACM Transactions on Mathematical Software 3, 1977) and the integral. With `keep` the values of
+every stage are kept, for `pull_step!`.
+"""
+function take_step!(s::AdaptiveSolve, t::Float64, h::Float64, keep::Bool)
+    m, y, slopes, last = s.method, s.inner[1], s.slopes, n_stages(s.method)
+    for i in 2:last
+        inner = s.inner[i]
+        combine!(inner, view(m.a, i - 1, :), slopes, i - 1)
+        from_start!(inner, y, h)
+        slope!(slopes[i], s.field, keep ? i : 1, t + m.c[i - 1] * h, inner)
+    end
+    combine!(s.error, m.b_error, slopes, last)
+    new = s.inner[last]
+    @inbounds @simd ivdep for k in eachindex(new)
+        s.error[k] *= h
+        s.relative[k] = s.error[k] / (s.atol + s.rtol * max(abs(y[k]), abs(new[k])))
+    end
+    apart = root_mean_square_apart(new, s.inner[last - 1])
+    spread = root_mean_square_apart(slopes[last], slopes[last - 1])
+    integral = 0.0
+    if s.kinetic != 0
+        for j in 1:last
+            m.b[j] == 0 || (integral += m.b[j] * root_mean_square(slopes[j])^2)
+        end
+    end
+    return root_mean_square(s.relative), ratio(spread, apart) / m.stability, h * s.kinetic * integral
+end
+
+"A guess of the first step size (Hairer, Nørsett & Wanner, *Solving ODEs I*, II.4)."
+function first_step(s::AdaptiveSolve)
+    y, k = s.inner[1], s.slopes[1]
+    @. s.work = s.atol + s.rtol * abs(y)
+    @. s.relative = y / s.work
+    size = root_mean_square(s.relative)
+    @. s.relative = k / s.work
+    speed = root_mean_square(s.relative)
+    small = size < 1e-5 || speed < 1e-5
+    trial = small ? 1e-6 : 0.01 * size / speed
+    h = min(trial, s.t1 - s.t0)
+    copyto!(s.inner[2], k)
+    from_start!(s.inner[2], y, h)
+    slope!(s.slopes[2], s.field, 2, s.t0 + h, s.inner[2])
+    @. s.relative = (s.slopes[2] - k) / s.work
+    apart = root_mean_square(s.relative)
+    bend = apart / h
+    largest = max(speed, bend)
+    flat = largest <= 1e-15
+    better = flat ? max(1e-6, h * 1e-3) : (0.01 / largest)^(1 / (s.method.order + 1))
+    return min(100 * h, better), (; size, speed, small, trial, h, apart, bend, largest, flat, better)
+end
+
+"By what the step size changes after an error."
+function step_factor(s::AdaptiveSolve, error::Float64)
+    isfinite(error) || return SMALLEST_FACTOR
+    wanted = error > 1e-12 ? SAFETY * error^(-1 / s.method.order) : LARGEST_FACTOR
+    return clamp(wanted, SMALLEST_FACTOR, LARGEST_FACTOR)
+end
+
+"The step to the end, where one of length `h` would leave less than a sliver."
+used_step(t::Float64, h::Float64, t1::Float64) = t + 1.000001 * h >= t1 ? t1 - t : h
+
+"""
+    solve!(ys, s, p, y0, start, length, t0, t1, times; dt = nothing)
+
+Solve from `t0` to `t1 > t0`, and write the solution at the ascending `times` to `ys`, of shape `(rows, n_states, n_times)`. What
+else there is to know is in `s`: `success`, `count` records in `record`, `n_rhs`, `integral`, and the end in `final_state(s)`.
+"""
+function solve!(
+        ys::AbstractArray{Float64, 3}, s::AdaptiveSolve, p::AbstractVector, y0::AbstractMatrix, start::AbstractVector,
+        length::AbstractVector, t0::Float64, t1::Float64, times::AbstractVector; dt::Union{Nothing, Float64} = nothing,
+    )
+    prepare!(s.field, p, start, length)
+    s.t0, s.t1, s.guessed = t0, t1, dt === nothing
+    resize!(s.times, Base.length(times))
+    copyto!(s.times, times)
+    copyto!(s.y0, y0)
+    copyto!(s.inner[1], y0)
+    slope!(s.slopes[1], s.field, 1, t0, s.inner[1])
+    h = dt === nothing ? first(first_step(s)) : dt
+    n_times, order = Base.length(times), n_stages(s.method)
+    saved = 0
+    while saved < n_times && times[saved + 1] <= t0
+        saved += 1
+        copyto!(view(ys, :, :, saved), y0)
+    end
+    t = t0
+    s.count = s.n_steps = s.n_rejected = 0
+    s.integral = 0.0
+    failed = false
+    while t < t1 && s.count < s.max_steps && !failed
+        used = used_step(t, h, t1)
+        error, stiffness, integral = take_step!(s, t, used, false)
+        finite = isfinite(error) && all_finite(s.inner[order])
+        finite || (error = Inf)
+        keep = error <= 1
+        (keep || s.through_steps) && write!(s, t, h, saved, keep, error, stiffness, used)
+        factor = step_factor(s, error)
+        shrunk = (keep ? factor : min(factor, 1.0)) * used
+        if keep
+            reached = t + used >= t1 ? t1 : t + used
+            while saved < n_times && times[saved + 1] <= reached
+                saved += 1
+                within!(s, t, used, times[saved])
+                copyto!(view(ys, :, :, saved), s.work)
+            end
+            # A step cut short by the end says nothing about the next one.
+            h = used < h ? max(shrunk, h) : shrunk
+            t = reached
+            s.n_steps += 1
+            s.integral += integral
+            copyto!(s.inner[1], s.inner[order])
+            copyto!(s.slopes[1], s.slopes[order])
+        else
+            s.n_rejected += 1
+            h = shrunk
+            failed = !(shrunk > 8 * eps() * max(abs(t), 1e-3 * (t1 - t0)))
+        end
+    end
+    s.n_rhs = 1 + s.guessed + (order - 1) * (s.n_steps + s.n_rejected)
+    s.success = t >= t1 && all_finite(s.inner[1])
+    return s
+end
+
+"The state a solve reached."
+final_state(s::AdaptiveSolve) = s.inner[1]
+
+function write!(s::AdaptiveSolve, t, h, saved, keep, error, stiffness, used)
+    r = s.record
+    k = s.count += 1
+    if k > length(r.t)
+        for values in (r.t, r.h, r.error, r.stiffness, r.taken)
+            push!(values, 0.0)
+        end
+        push!(r.saved, 0)
+        push!(r.kept, false)
+        push!(r.y, similar(s.y0))
+        push!(r.slope, similar(s.y0))
+    end
+    r.t[k], r.h[k], r.saved[k], r.kept[k] = t, h, saved, keep
+    r.error[k], r.stiffness[k], r.taken[k] = keep ? (error, stiffness, used) : (0.0, 0.0, 0.0)
+    copyto!(r.y[k], s.inner[1])
+    copyto!(r.slope[k], s.slopes[1])
+    return nothing
+end
+
+"The solution at a time within the step from `t`, in `s.work`."
+function within!(s::AdaptiveSolve, t::Float64, h::Float64, time::Float64)
+    interpolate!(s.weights, s.method, (time - t) / h)
+    combine!(s.work, s.weights, s.slopes, n_stages(s.method))
+    return from_start!(s.work, s.inner[1], h)
+end

@@ -1,0 +1,286 @@
+# The discrete adjoint of an adaptive solve: each step is computed once more from its record, and differentiated.
+
+"""
+    pull_step!(s, t, h, error, stiffness, error_bar, stiffness_bar, integral_bar)
+
+Go back through the step that `take_step!` has just taken, with values kept. Adjoints of slopes and inner states are in
+`s.slope_bars` and `s.inner_bars`, of which the first ones become those of the step's beginning. Returns the adjoints of `t` and
+`h`.
+"""
+function pull_step!(
+        s::AdaptiveSolve, t::Float64, h::Float64, error::Float64, stiffness::Float64, error_bar::Float64, stiffness_bar::Float64,
+        integral_bar::Float64,
+    )
+    m, inner, slopes, last = s.method, s.inner, s.slopes, n_stages(s.method)
+    z_bars, k_bars = s.inner_bars, s.slope_bars
+    n = length(inner[1])
+    t_bar = h_bar = 0.0
+    if error_bar != 0 && error > 0
+        pull_scaled!(s.work, z_bars[1], z_bars[last], error_bar / (n * error), s.relative, inner[1], inner[last], s.rtol, s.atol)
+        for j in 1:last
+            m.b_error[j] == 0 || add!(k_bars[j], h * m.b_error[j], s.work)
+        end
+        h_bar += inner_product(s.work, s.error) / h
+    end
+    if stiffness_bar != 0
+        apart = root_mean_square_apart(inner[last], inner[last - 1])
+        spread = root_mean_square_apart(slopes[last], slopes[last - 1])
+        by_spread = ratio(ratio(stiffness_bar / m.stability, apart), n * spread)
+        by_apart = -ratio(stiffness_bar * stiffness, n * apart^2)
+        add_difference!(k_bars[last], k_bars[last - 1], by_spread, slopes[last], slopes[last - 1])
+        add_difference!(z_bars[last], z_bars[last - 1], by_apart, inner[last], inner[last - 1])
+    end
+    if integral_bar != 0 && s.kinetic != 0
+        for j in 1:last
+            m.b[j] == 0 && continue
+            add!(k_bars[j], integral_bar * h * s.kinetic * m.b[j] * 2 / n, slopes[j])
+            h_bar += integral_bar * s.kinetic * m.b[j] * root_mean_square(slopes[j])^2
+        end
+    end
+    for i in last:-1:2
+        by_time = pull_slope!(z_bars[i], s.field, i, k_bars[i])
+        t_bar += by_time
+        h_bar += m.c[i - 1] * by_time
+        add!(z_bars[1], 1.0, z_bars[i])
+        for j in 1:(i - 1)
+            weight = m.a[i - 1, j]
+            weight == 0 && continue
+            add!(k_bars[j], h * weight, z_bars[i])
+            s.through_steps && (h_bar += weight * inner_product(z_bars[i], slopes[j]))
+        end
+    end
+    return t_bar, h_bar
+end
+
+"""
+The adjoint of an error, in `error_bar`, and what its scale passes on to the states before and after, which is added; `factor` times
+the relative error is the adjoint of the latter.
+"""
+function pull_scaled!(
+        error_bar::Matrix{Float64}, y_bar::Matrix{Float64}, new_bar::Matrix{Float64}, factor::Float64,
+        relative::Matrix{Float64}, y::Matrix{Float64}, new::Matrix{Float64}, rtol::Float64, atol::Float64,
+    )
+    @inbounds for k in eachindex(y)
+        before, after = abs(y[k]), abs(new[k])
+        scale = atol + rtol * max(before, after)
+        bar = factor * relative[k]
+        error_bar[k] = bar / scale
+        by_scale = -rtol * bar * relative[k] / scale
+        part = before == after ? 0.5 : 1.0
+        before >= after && (y_bar[k] += part * by_scale * sign(y[k]))
+        before <= after && (new_bar[k] += part * by_scale * sign(new[k]))
+    end
+    return nothing
+end
+
+"`x_bar += factor * (x - y)`, and the opposite to `y_bar`."
+function add_difference!(
+        x_bar::Matrix{Float64}, y_bar::Matrix{Float64}, factor::Float64, x::Matrix{Float64}, y::Matrix{Float64},
+    )
+    @inbounds @simd ivdep for k in eachindex(x_bar, y_bar, x, y)
+        change = factor * (x[k] - y[k])
+        x_bar[k] += change
+        y_bar[k] -= change
+    end
+    return nothing
+end
+
+function clear_step!(s::AdaptiveSolve)
+    foreach(bar -> fill!(bar, 0.0), s.inner_bars)
+    foreach(bar -> fill!(bar, 0.0), s.slope_bars)
+    return nothing
+end
+
+"""
+    pull!(y0_bar, s, ys_bar, y1_bar, error_bar, stiffness_bar, h_bar, integral_bar)
+
+From derivatives by the results of the last `solve!` (the solution at its times, its end, and of every record: error, stiffness
+estimate, step size) to those by the initial state; those by parameters wait for `parameter_bars!`.
+"""
+function pull!(
+        y0_bar::AbstractMatrix, s::AdaptiveSolve, ys_bar::AbstractArray{Float64, 3}, y1_bar::AbstractMatrix,
+        error_bar::AbstractVector, stiffness_bar::AbstractVector, h_bar::AbstractVector, integral_bar::Float64,
+    )
+    r, last = s.record, n_stages(s.method)
+    y_bar, slope_bar, z_bars, k_bars = s.y_bar, s.slope_bar, s.inner_bars, s.slope_bars
+    clear!(s.field)
+    # What the next attempt passes back: the adjoints of its state, slope, time and size.
+    copyto!(y_bar, y1_bar)
+    fill!(slope_bar, 0.0)
+    next_t = next_h = 0.0
+    for i in s.count:-1:1
+        t, h, keep = r.t[i], r.h[i], r.kept[i]
+        used = used_step(t, h, s.t1)
+        copyto!(s.inner[1], r.y[i])
+        copyto!(s.slopes[1], r.slope[i])
+        error, stiffness, _ = take_step!(s, t, used, true)
+        clear_step!(s)
+        own_t, used_bar = pull_saved!(s, i, t, used, ys_bar)
+        own_h = by_error = 0.0
+        if s.through_steps
+            own_h, by_used, by_error = pull_controller(s, keep, h, used, error, next_h)
+            own_t += next_t
+            used_bar += by_used
+        end
+        if keep
+            used_bar += h_bar[i] + next_t
+            add!(z_bars[last], 1.0, y_bar)
+            add!(k_bars[last], 1.0, slope_bar)
+            by_t, by_h = pull_step!(s, t, used, error, stiffness, by_error + error_bar[i], stiffness_bar[i], integral_bar)
+            copyto!(y_bar, z_bars[1])
+            copyto!(slope_bar, k_bars[1])
+        elseif by_error == 0
+            by_t = by_h = 0.0
+        else
+            by_t, by_h = pull_step!(s, t, used, error, stiffness, by_error, 0.0, 0.0)
+            add!(y_bar, 1.0, z_bars[1])
+            add!(slope_bar, 1.0, k_bars[1])
+        end
+        if s.through_steps
+            used_bar += by_h
+            to_end = t + 1.000001 * h >= s.t1
+            next_t = own_t + by_t - (to_end ? used_bar : 0.0)
+            next_h = own_h + (to_end ? 0.0 : used_bar)
+        end
+    end
+    copyto!(s.inner[1], s.y0)
+    slope!(s.slopes[1], s.field, 1, s.t0, s.inner[1])
+    clear_step!(s)
+    copyto!(k_bars[1], slope_bar)
+    s.through_steps && s.guessed && pull_first_step!(s, next_h)
+    pull_slope!(z_bars[1], s.field, 1, k_bars[1])
+    add!(y_bar, 1.0, z_bars[1])
+    for j in 1:(s.count == 0 ? length(s.times) : r.saved[1]) # at the very start
+        copyto!(s.work, view(ys_bar, :, :, j))
+        add!(y_bar, 1.0, s.work)
+    end
+    copyto!(y0_bar, y_bar)
+    return nothing
+end
+
+"What the solution saved within record `i` passes on; returns the adjoints of the step's beginning and size."
+function pull_saved!(s::AdaptiveSolve, i::Int, t::Float64, used::Float64, ys_bar::AbstractArray{Float64, 3})
+    r, method = s.record, s.method
+    t_bar = used_bar = 0.0
+    for j in (r.saved[i] + 1):(i < s.count ? r.saved[i + 1] : length(s.times))
+        θ = (s.times[j] - t) / used
+        copyto!(s.work, view(ys_bar, :, :, j))
+        add!(s.inner_bars[1], 1.0, s.work)
+        interpolate!(s.weights, method, θ)
+        for q in 1:n_stages(method)
+            add!(s.slope_bars[q], used * s.weights[q], s.work)
+        end
+        s.through_steps || continue
+        for q in 1:n_stages(method)
+            used_bar += s.weights[q] * inner_product(s.work, s.slopes[q])
+        end
+        interpolate!(s.weights, method, θ, 1)
+        for q in 1:n_stages(method)
+            by_θ = used * s.weights[q] * inner_product(s.work, s.slopes[q])
+            t_bar -= by_θ / used
+            used_bar -= by_θ * θ / used
+        end
+    end
+    return t_bar, used_bar
+end
+
+"From the adjoint of the next size to those of the proposed size, the size that was used, and the error."
+function pull_controller(s::AdaptiveSolve, keep::Bool, h::Float64, used::Float64, error::Float64, next_h::Float64)
+    factor = step_factor(s, error)
+    keep || (factor = min(factor, 1.0))
+    shrunk_bar, own_h = next_h, 0.0
+    if keep && used < h
+        part = factor * used > h ? 1.0 : factor * used == h ? 0.5 : 0.0
+        shrunk_bar, own_h = part * next_h, (1 - part) * next_h
+    end
+    free = SMALLEST_FACTOR < factor < LARGEST_FACTOR && isfinite(error) && error > 1e-12
+    by_error = free ? -shrunk_bar * used * factor / (s.method.order * error) : 0.0
+    return own_h, shrunk_bar * factor, by_error
+end
+
+"""
+From the adjoint of the guessed step size to those of the first state and slope, for which `s.inner[1]` and `s.slopes[1]` are
+there.
+"""
+function pull_first_step!(s::AdaptiveSolve, h_bar::Float64)
+    _, g = first_step(s)
+    y, k, y_bar, k_bar, n = s.inner[1], s.slopes[1], s.inner_bars[1], s.slope_bars[1], length(s.y0)
+    part = 100 * g.h < g.better ? 1.0 : 100 * g.h == g.better ? 0.5 : 0.0
+    trial_bar, better_bar = 100 * part * h_bar, (1 - part) * h_bar
+    speed_bar = bend_bar = 0.0
+    if g.flat
+        1e-3 * g.h > 1e-6 && (trial_bar += 1e-3 * better_bar)
+    else
+        largest_bar = -better_bar * g.better / ((s.method.order + 1) * g.largest)
+        part = g.speed > g.bend ? 1.0 : g.speed == g.bend ? 0.5 : 0.0
+        speed_bar, bend_bar = part * largest_bar, (1 - part) * largest_bar
+    end
+    trial_bar -= bend_bar * g.bend / g.h
+    factor = ratio(bend_bar / g.h, n * g.apart)
+    moved_bar, z_bar = s.slope_bars[2], s.inner_bars[2]
+    @inbounds for q in eachindex(y)
+        scale = s.work[q]
+        apart = (s.slopes[2][q] - k[q]) / scale
+        bar = factor * apart / scale
+        moved_bar[q] = bar
+        k_bar[q] -= bar
+        y_bar[q] -= bar * apart * s.rtol * sign(y[q])
+    end
+    trial_bar += pull_slope!(z_bar, s.field, 2, moved_bar)
+    add!(y_bar, 1.0, z_bar)
+    add!(k_bar, g.h, z_bar)
+    trial_bar += inner_product(z_bar, k)
+    trial_bar *= g.trial < s.t1 - s.t0 ? 1.0 : g.trial == s.t1 - s.t0 ? 0.5 : 0.0
+    size_bar = 0.0
+    if !g.small
+        size_bar = trial_bar * 0.01 / g.speed
+        speed_bar -= trial_bar * 0.01 * g.size / g.speed^2
+    end
+    by_size, by_speed = ratio(size_bar, n * g.size), ratio(speed_bar, n * g.speed)
+    @inbounds for q in eachindex(y)
+        scale = s.work[q]
+        state, slope = y[q] / scale, k[q] / scale
+        y_bar[q] += by_size * state / scale - (by_size * state^2 + by_speed * slope^2) / scale * s.rtol * sign(y[q])
+        k_bar[q] += by_speed * slope / scale
+    end
+    return nothing
+end
+
+"Add to `p_bar` the derivatives by the parameters, after `pull!`."
+parameter_bars!(p_bar::AbstractVector, s::AdaptiveSolve) = parameter_bars!(p_bar, s.field)
+
+# -- one step at a random time
+
+"""
+    local_estimate!(s, uniform, where, error_bar, stiffness_bar)
+
+The error times the step size, and the stiffness, of one step from the state at a time as given (Pal, Edelman & Rackauckas,
+*Locally Regularized Neural Differential Equations*, ICML 2023). `where` is that time if `uniform`, else the zero-based record
+where the step begins; its size is what the solver tried there. The state is not differentiated; what the adjoints of the two
+results come to is added to those of the parameters, so `pull!` goes first.
+"""
+function local_estimate!(s::AdaptiveSolve, uniform::Bool, where::Float64, error_bar::Float64, stiffness_bar::Float64)
+    r = s.record
+    i, time = 1, where
+    if uniform
+        for k in 1:s.count
+            r.kept[k] && r.t[k] <= time && (i = k)
+        end
+    else
+        i = Int(where) + 1
+        time = r.t[i]
+    end
+    copyto!(s.inner[1], r.y[i])
+    if uniform # the step that contains the time, cut off there, leads to the state
+        copyto!(s.slopes[1], r.slope[i])
+        take_step!(s, r.t[i], max(time - r.t[i], 0.0), false)
+        copyto!(s.inner[1], s.inner[end])
+    end
+    size = min(r.h[i], s.t1 - time)
+    slope!(s.slopes[1], s.field, 1, time, s.inner[1])
+    error, stiffness, _ = take_step!(s, time, size, true)
+    clear_step!(s)
+    pull_step!(s, time, size, error, stiffness, error_bar * size, stiffness_bar, 0.0)
+    pull_slope!(s.inner_bars[1], s.field, 1, s.slope_bars[1])
+    return error * size, stiffness
+end

@@ -1,0 +1,342 @@
+# A graph evaluated for a whole batch at once, and differentiated in reverse: what training needs.
+
+const JOIN, NETWORK = 0x50, 0x51
+
+"One operation on columns; `code` is `NETWORK` for the application number `a`."
+struct Instruction
+    code::UInt8
+    out::Int
+    a::Int
+    b::Int
+    c::Int
+end
+
+"A network applied to columns; `outputs` says which of its outputs are wanted, and in which columns."
+struct Application
+    network::Int
+    inputs::Vector{Int}
+    outputs::Vector{Pair{Int, Int}}
+end
+
+"""
+    Tape(op, args, constant, index, n_states, n_params, outputs, networks, calls)
+
+The part of a graph that the nodes `outputs` need, as instructions on the columns of a matrix, the rows of which are the members
+of a batch. Arguments are the zero-based arrays of Python; entry `k` of `calls` is the network and the output that a `NETWORK`
+node with index `k` is.
+
+What depends on parameters alone has the first columns, `fixed`, and is evaluated once for a set of parameters; `moving` is what
+depends on states and time.
+
+Throws an `ArgumentError` for arrays that are not a graph.
+"""
+struct Tape
+    n_states::Int
+    n_params::Int
+    n_columns::Int
+    n_fixed::Int
+    constants::Vector{Pair{Int, Float64}}
+    params::Vector{Pair{Int, Int}}
+    states::Vector{Pair{Int, Int}}
+    times::Vector{Int}
+    fixed::Vector{Instruction}
+    moving::Vector{Instruction}
+    outputs::Vector{Int}
+    networks::Vector{Network}
+    applications::Vector{Application}
+end
+
+"How many operands a node takes."
+function operands_of(code::UInt8)
+    code in (CONST, TIME, STATE, PARAM) && return 0
+    code == JOIN && return 2
+    code == NETWORK && return 1
+    return pointwise_arity(code)
+end
+
+function Tape(op, args, constant, index, n_states, n_params, outputs, networks::Vector{Network}, calls)
+    check_tape(op, args, constant, index, n_states, n_params, outputs, networks, calls)
+    needed = falses(length(op))
+    needed[outputs .+ 1] .= true
+    for node in length(op):-1:1, k in 1:3
+        needed[node] && args[node, k] >= 0 && (needed[args[node, k] + 1] = true)
+    end
+    nodes = [node for node in findall(needed) if op[node] != JOIN]
+    operands(node) = [args[node, k] + 1 for k in 1:operands_of(op[node])]
+    moves = falses(length(op))
+    for node in findall(needed)
+        moves[node] = op[node] in (TIME, STATE, NETWORK) || any(a -> moves[a], operands(node))
+    end
+    column = zeros(Int, length(op))
+    ordered = [filter(node -> !moves[node], nodes); filter(node -> moves[node], nodes)]
+    column[ordered] = 1:length(ordered)
+    constants, params, states = Pair{Int, Float64}[], Pair{Int, Int}[], Pair{Int, Int}[]
+    times, fixed, moving, applications = Int[], Instruction[], Instruction[], Application[]
+    applied = Dict{Tuple{Int, Vector{Int}}, Int}()
+    for node in nodes
+        code, here = op[node], column[node]
+        if code == CONST
+            push!(constants, here => constant[node])
+        elseif code == TIME
+            push!(times, here)
+        elseif code == STATE
+            push!(states, here => index[node] + 1)
+        elseif code == PARAM
+            push!(params, here => index[node] + 1)
+        elseif code == NETWORK
+            network, output = calls[index[node] + 1] .+ 1
+            inputs = column[joined(op, args, args[node, 1] + 1)]
+            length(inputs) == first(networks[network]).n_in ||
+                throw(ArgumentError("a network has $(length(inputs)) inputs and takes $(first(networks[network]).n_in)"))
+            number = get(applied, (network, inputs), 0)
+            if number == 0
+                push!(applications, Application(network, inputs, Pair{Int, Int}[]))
+                number = applied[(network, inputs)] = length(applications)
+                push!(moving, Instruction(NETWORK, 0, number, 0, 0))
+            end
+            push!(applications[number].outputs, output => here)
+        else
+            a, b, c = [column[operands(node)]; zeros(Int, 3)]
+            push!(moves[node] ? moving : fixed, Instruction(code, here, a, b, c))
+        end
+    end
+    return Tape(
+        n_states, n_params, length(nodes), count(node -> !moves[node], nodes), constants, params, states, times, fixed, moving,
+        column[outputs .+ 1], networks, applications,
+    )
+end
+
+"The nodes a vector is made of."
+joined(op, args, node::Int) =
+    op[node] == JOIN ? [joined(op, args, args[node, 1] + 1); joined(op, args, args[node, 2] + 1)] : [node]
+
+function check_tape(op, args, constant, index, n_states, n_params, outputs, networks, calls)
+    n = length(op)
+    size(args) == (n, 3) && length(constant) == n && length(index) == n ||
+        throw(ArgumentError("op has $n nodes, and args, constant and index do not match it"))
+    limits = Dict(STATE => n_states, PARAM => n_params, NETWORK => length(calls))
+    for node in 1:n
+        code = op[node]
+        arity = operands_of(code)
+        arity === nothing && throw(ArgumentError("node $node has the operation code $code, which a tape does not know"))
+        for k in 1:3
+            right = k <= arity ? 0 <= args[node, k] < node - 1 : args[node, k] == -1
+            right || throw(ArgumentError("node $node has bad operands"))
+            k <= arity && op[args[node, k] + 1] == JOIN && !(code in (JOIN, NETWORK)) &&
+                throw(ArgumentError("node $node takes a vector, which only networks do"))
+        end
+        haskey(limits, code) && !(0 <= index[node] < limits[code]) && throw(ArgumentError("node $node has a bad index"))
+    end
+    all(node -> 0 <= node < n && op[node + 1] != JOIN, outputs) ||
+        throw(ArgumentError("an output names nodes that do not exist, or a vector"))
+    for network in networks
+        isempty(network) && throw(ArgumentError("a network has no layers"))
+        for (k, layer) in enumerate(network)
+            layer.activation in ACTIVATIONS && layer.n_in > 0 && layer.n_out > 0 && layer.matrix >= 0 && layer.bias >= 0 &&
+                layer.matrix + layer.n_in * layer.n_out <= n_params && layer.bias + layer.n_out <= n_params &&
+                (k == 1 || layer.n_in == network[k - 1].n_out) ||
+                throw(ArgumentError("layer $k of a network does not fit"))
+        end
+    end
+    for (network, output) in calls
+        0 <= network < length(networks) && 0 <= output < last(networks[network + 1]).n_out ||
+            throw(ArgumentError("a call is of no output of a network"))
+    end
+    return nothing
+end
+
+"""
+    Parameters{T}(tape)
+
+A set of parameters, with what follows from them alone (one row of columns), and the derivatives by all of these.
+"""
+struct Parameters{T}
+    columns::Matrix{T}
+    weights::Vector{Weights{T}}
+    bars::Matrix{T}
+    weight_bars::Vector{Weights{T}}
+end
+
+Parameters{T}(tape::Tape) where {T} = Parameters{T}(
+    zeros(T, 1, tape.n_fixed), Weights{T}.(tape.networks), zeros(T, 1, tape.n_fixed), Weights{T}.(tape.networks),
+)
+
+function set!(parameters::Parameters, tape::Tape, p::AbstractVector)
+    columns = parameters.columns
+    for (column, value) in tape.constants
+        columns[1, column] = value
+    end
+    for (column, index) in tape.params
+        columns[1, column] = p[index]
+    end
+    for step in tape.fixed
+        evaluate_pointwise!(columns, step.code, step.out, step.a, step.b, step.c)
+    end
+    for (network, weights) in zip(tape.networks, parameters.weights)
+        read_weights!(weights, network, p)
+    end
+    return nothing
+end
+
+"""
+    Columns{T}(tape, rows)
+
+The values of a tape for a batch of `rows` members.
+"""
+struct Columns{T}
+    values::Matrix{T}
+    neurons::Vector{Neurons{T}}
+end
+
+Columns{T}(tape::Tape, rows::Int) where {T} = Columns{T}(
+    zeros(T, rows, tape.n_columns), [Neurons{T}(tape.networks[a.network], rows) for a in tape.applications],
+)
+
+"Derivatives by the values of a tape; those by parameters add up from one evaluation to the next."
+struct Bars{T}
+    values::Matrix{T}
+    neurons::Vector{Vector{Matrix{T}}}
+    weights::Vector{Weights{T}}
+end
+
+Bars{T}(tape::Tape, rows::Int) where {T} = Bars{T}(
+    zeros(T, rows, tape.n_columns),
+    [Neurons{T}(tape.networks[a.network], rows).outer for a in tape.applications],
+    Weights{T}.(tape.networks),
+)
+
+function clear!(bars::Bars{T}) where {T}
+    fill!(bars.values, zero(T))
+    foreach(clear!, bars.weights)
+    return nothing
+end
+
+"Give the fixed columns their values, after `set!`."
+function spread!(columns::Columns, tape::Tape, parameters::Parameters)
+    for column in 1:tape.n_fixed
+        value = parameters.columns[1, column]
+        @inbounds for i in axes(columns.values, 1)
+            columns.values[i, column] = value
+        end
+    end
+    return nothing
+end
+
+"""
+    evaluate!(columns, tape, parameters, u, t, first)
+
+Evaluate for the rows `first, first + 1, ...` of `u` (members, states) at the times `t`.
+"""
+function evaluate!(columns::Columns, tape::Tape, parameters::Parameters, u::AbstractMatrix, t::AbstractVector, first::Int)
+    values = columns.values
+    shift = first - 1
+    for (column, index) in tape.states
+        @inbounds @simd ivdep for i in axes(values, 1)
+            values[i, column] = u[i + shift, index]
+        end
+    end
+    for column in tape.times
+        @inbounds @simd ivdep for i in axes(values, 1)
+            values[i, column] = t[i + shift]
+        end
+    end
+    for step in tape.moving
+        if step.code == NETWORK
+            apply!(columns, tape.applications[step.a], step.a, tape, parameters)
+        else
+            evaluate_pointwise!(values, step.code, step.out, step.a, step.b, step.c)
+        end
+    end
+    return nothing
+end
+
+function apply!(columns::Columns, application::Application, number::Int, tape::Tape, parameters::Parameters)
+    values, neurons = columns.values, columns.neurons[number]
+    inputs, outputs = neurons.outer[1], neurons.outer[end]
+    for (k, column) in enumerate(application.inputs)
+        @inbounds @simd ivdep for i in axes(values, 1)
+            inputs[i, k] = values[i, column]
+        end
+    end
+    evaluate!(neurons, tape.networks[application.network], parameters.weights[application.network])
+    for (k, column) in application.outputs
+        @inbounds @simd ivdep for i in axes(values, 1)
+            values[i, column] = outputs[i, k]
+        end
+    end
+    return nothing
+end
+
+"Forget the adjoints of what moves; those of parameters stay."
+function begin_pull!(bars::Bars{T}, tape::Tape) where {T}
+    @inbounds for k in (tape.n_fixed * size(bars.values, 1) + 1):length(bars.values)
+        bars.values[k] = zero(T)
+    end
+    return nothing
+end
+
+"""
+    pull!(bars, columns, tape, parameters)
+
+Go back from the adjoints of the outputs, which are in their columns of `bars`, to those of states, times and parameters.
+"""
+function pull!(bars::Bars, columns::Columns, tape::Tape, parameters::Parameters)
+    for k in length(tape.moving):-1:1
+        step = tape.moving[k]
+        if step.code == NETWORK
+            pull!(bars, columns, tape.applications[step.a], step.a, tape, parameters)
+        else
+            pull_pointwise!(bars.values, columns.values, step.code, step.out, step.a, step.b, step.c)
+        end
+    end
+    return nothing
+end
+
+function pull!(bars::Bars{T}, columns::Columns, application::Application, number::Int, tape::Tape, parameters::Parameters) where {T}
+    values, outer = bars.values, bars.neurons[number]
+    outputs, inputs = outer[end], outer[1]
+    fill!(outputs, zero(T))
+    for (k, column) in application.outputs
+        @inbounds @simd ivdep for i in axes(values, 1)
+            outputs[i, k] += values[i, column]
+        end
+    end
+    network = application.network
+    pull!(bars.weights[network], columns.neurons[number], tape.networks[network], parameters.weights[network], outer)
+    for (k, column) in enumerate(application.inputs)
+        @inbounds @simd ivdep for i in axes(values, 1)
+            values[i, column] += inputs[i, k]
+        end
+    end
+    return nothing
+end
+
+"""
+    parameter_bars!(p_bar, parameters, tape, all_bars)
+
+Add to `p_bar` what the adjoints of all pieces of a batch come to.
+"""
+function parameter_bars!(p_bar::AbstractVector, parameters::Parameters{T}, tape::Tape, all_bars) where {T}
+    sums = parameters.bars
+    fill!(sums, zero(T))
+    for bars in all_bars
+        for column in 1:tape.n_fixed
+            total = zero(T)
+            @inbounds @simd for i in axes(bars.values, 1)
+                total += bars.values[i, column]
+            end
+            sums[1, column] += total
+        end
+        for (network, weights) in zip(tape.networks, bars.weights)
+            add_weights!(p_bar, network, weights)
+        end
+    end
+    for k in length(tape.fixed):-1:1
+        step = tape.fixed[k]
+        pull_pointwise!(sums, parameters.columns, step.code, step.out, step.a, step.b, step.c)
+    end
+    for (column, index) in tape.params
+        p_bar[index] += sums[1, column]
+    end
+    return nothing
+end
