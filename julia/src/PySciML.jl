@@ -72,6 +72,7 @@ include("workload.jl")
 @compile_workload begin
     example_model("ode")
     example_arrays()
+    example_training()
 end
 
 end

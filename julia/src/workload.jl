@@ -59,3 +59,39 @@ function workload(kind::AbstractString, algorithms::AbstractString...)
     end
     return nothing
 end
+
+"Train one step: two states and a network of both, without and with noise."
+function example_training()
+    op, index = [STATE, STATE, JOIN, NETWORK, NETWORK, 0x0b], [0, 1, -1, 0, 1, -1]
+    args = [-1 -1 -1; -1 -1 -1; 0 1 -1; 2 -1 -1; 2 -1 -1; 3 0 -1]
+    layers = [0, 2, 3, 1, 0, 6, 0, 3, 2, 0, 9, 15]
+    graph = Any[Int.(op), vec(permutedims(args)), zeros(6), index, [5, 4], layers, [0, 0, 0, 1]]
+    p, p_bar, y, y_bar, ones_of = fill(0.1, 17), zeros(17), fill(0.5, 3, 2), ones(3, 2), ones(3)
+    times, ys, estimates, draws = [0.5, 1.0], zeros(3, 2, 2), zeros(30, 3), fill(0.1, 3, 2, 2, 64)
+    address(array) = Int(pointer(array))
+    GC.@preserve graph p p_bar y y_bar ones_of times ys estimates draws begin
+        parts = address.(graph)
+        tape = tape_at(parts[1:4]..., 6, 2, 17, parts[5], 2, parts[6], 2, parts[7], 2)
+        numbers, states, moments, along = address(p), address(y), address(times), address(ys)
+        span, ends, found = (address(ones_of), address(ones_of)), address(y_bar), address(estimates)
+        for through_steps in (false, true)
+            s = adaptive_solve(tape, "Tsit5", 3, 1e-3, 1e-3, 30, through_steps)
+            solve_at!(s, numbers, states, span..., 0.0, 1.0, moments, 2, along, ends, 0.1)
+            write_estimates!(s, found)
+            pull_at!(s, ends, along, states, found, 1.0)
+            local_estimate!(s, true, 0.3, 1.0, 1.0)
+            pull_parameters_at!(s, address(p_bar))
+        end
+        o = Observer(tape, 3)
+        observe_at!(o, along, numbers, along, span..., moments, 2)
+        pull_observed_at!(o, along, address(p_bar), along, numbers, along, span..., moments, 2)
+        # The first two numbers of `index` are those of the states.
+        noisy = noisy_solve(tape, tape, parts[4], 3, 1e-2, 1e-2, 30)
+        solve_noisy_at!(noisy, numbers, states, 0.0, 1.0, moments, 2, address(draws), 64, along, ends, 0.1)
+        write_estimates!(noisy, found)
+        pull_noisy_at!(noisy, ends, along, states, found, 1.0)
+        local_noisy_at!(noisy, true, 0.3, states, address(draws), 1.0, 1.0)
+        pull_parameters_at!(noisy, address(p_bar))
+    end
+    return p_bar
+end

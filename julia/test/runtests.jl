@@ -583,6 +583,11 @@ end
 
 include("training.jl")
 
+@testset "tapes know every operation" begin
+    leaves = (PySciML.CONST, PySciML.TIME, PySciML.STATE, PySciML.PARAM, PySciML.HISTORY)
+    @test Set(first.(PySciML.POINTWISE)) == setdiff(Set(keys(PySciML.OPERATIONS)), leaves)
+end
+
 @testset "a network that is not written out" begin
     one, p, _ = driven()
     model = PySciML.taped_model(one)

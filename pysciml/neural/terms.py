@@ -133,7 +133,7 @@ def local(how: Setting, field: Field, out: Outcome, end: Any, given: Any, key: A
         begun = jnp.arange(how.max_steps) < out.n_records
         begins = jnp.where(begun & record.kept, t, jnp.inf)
         time = jax.random.uniform(key, (), out.y1.dtype, t[0], end)
-        i = jnp.maximum(jnp.sum(begins <= time) - 1, 0)
+        i = jnp.max(jnp.where(begins <= time, jnp.arange(how.max_steps), 0))
         # The step that contains the time, cut off there, leads from its record to the state.
         short = jnp.maximum(time - t[i], 0.0)
         start = one_step(how, field, t[i], short, y[i], jax.tree.map(lambda s: s[i], slope), given).y

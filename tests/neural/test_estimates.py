@@ -200,6 +200,20 @@ def test_local_estimates_are_those_of_the_steps(sampling):
         assert values.mean() == pytest.approx((error * h * h).sum() / 3.0, rel=0.5)
 
 
+def test_a_local_estimate_passes_over_rejected_attempts():
+    """Through the steps these are recorded, too: the step at a time is the same one."""
+    found = []
+    for through_steps in (False, True):
+        how = Setting(method("BS3"), 1e-3, 1e-5, 128, through_steps=through_steps)
+        field = terms.field_for(lotka, ())
+        given = (jnp.asarray(P), jnp.ones(0), None)
+        out = jax.jit(lambda y, how=how, field=field, given=given: solve(how, field, given, y, 0.0, 3.0, dt=0.05))(Y0)
+        assert int(out.n_rejected) > 0
+        draw = jax.vmap(lambda k, a=(how, field, out, 3.0, given): terms.local(*a, k, uniform=True)[0])
+        found.append(np.asarray(jax.jit(draw)(jax.random.split(jax.random.key(3), 20))))
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+
+
 def test_sosri_has_strong_order_three_halves():
     a, b, fine, paths = 1.0, 0.8, 512, 2000
     rng = np.random.default_rng(0)
