@@ -99,7 +99,7 @@ def lines(quick: bool) -> None:
     ps.solve(reaction(16), engine="native", dt=1e-4, saveat=[0.1])  # what is imported once
     compiled("in_i { a = 0.0 }\nu_i { x = 1.0, y = 1.0 }\nF_i { -u_i }")
     print("cells   statements  compiled: first  warm [s]   NumPy: first  warm [s]   gap")
-    for n in (32, 256) if quick else (32, 128, 512, 1024, 8192):
+    for n in (32, 256) if quick else (32, 128, 512, 1024, 4096):
         problem = reaction(n)
         found: dict[str, Any] = {}
         times: dict[str, list[float]] = {}

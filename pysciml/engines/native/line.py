@@ -38,7 +38,7 @@ from pysciml.graph.field_builder import FieldBuilder
 from pysciml.graph.fields import FieldGraph
 
 #: Models of more states are not compiled (benchmarks/fields_native.py).
-MOST_STATES: Final = 16_384
+MOST_STATES: Final = 8192
 #: Without a method's name models of more statements are not compiled, either: the compiler takes seconds.
 MOST_STATEMENTS: Final = 40
 #: This many models stay compiled.
