@@ -355,9 +355,9 @@ def spiral_sde(images: str | None, series: str | None) -> Experiment:
     truth = eqx.filter_jit(_exact(tolerance))(_paths(1000), OUTPUTS, key=jax.random.key(0))
     loss = 100 * float(_moment_loss(truth.y, mean, variance))
     note = (
-        "The data fix the equation to be learned, and with it what a solve costs: the true one takes "
+        "The data tell the equation to be learned, and with it much of what a solve costs: the true one takes "
         f"{int(truth.evaluations)} evaluations at this tolerance, and has a moment loss × 100 of {loss:.2g} (that of a "
-        "thousand other paths). Savings are at the expense of the fit."
+        "thousand other paths)."
     )
 
     def data(seed: int) -> Any:
