@@ -454,7 +454,7 @@ end
     methods = [
         ("Nystrom4VelocityIndependent", 4, 1 / 4), ("Nystrom5VelocityIndependent", 5, 1 / 4), ("DPRKN4", 4, 1 / 4),
         ("DPRKN5", 5, 1 / 4), ("DPRKN6", 6, 1 / 4), ("DPRKN6FM", 6, 1 / 4), ("DPRKN8", 8, 1 / 2), ("ERKN4", 4, 1 / 4),
-        ("ERKN5", 5, 1 / 4), ("ERKN7", 7, 1 / 2),
+        ("ERKN5", 5, 1 / 4), ("ERKN7", 7, 1 / 2), ("IRKN3", 3, 1 / 8),
     ]
     for driven in (false, true), (name, order, dt) in methods
         @test all(>(order - 0.5), orders_with_halves(pendulum(; driven), name, dt, order < 7 ? 2 : 1))

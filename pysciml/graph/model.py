@@ -100,8 +100,8 @@ class Model:
     Where the index was reduced, the output ``"constraints"`` holds what is zero along every solution by
     these equations if it is zero at the start. `pysciml.graph.manifold` makes the model that an engine solves.
 
-    Where terms are marked as implicit there are outputs ``"implicit"`` and ``"explicit"``, too: two parts
-    of the right-hand side, whose sum is ``"rhs"``.
+    Where terms of ordinary equations are marked as implicit there are outputs ``"implicit"`` and
+    ``"explicit"``, too: two parts of the right-hand side, whose sum is ``"rhs"``.
     """
 
     graph: Graph

@@ -160,7 +160,9 @@ def _assemble(
     drift, diffusion = _separate_noise(reader, numbered, states, rhs, equations, residual_nodes)
     outputs: dict[str, Sequence[int]] = {"rhs": drift}
     if reader.mark is not None:
-        outputs |= _separate_implicit(numbered, numbered.free(reader.mark), drift, states)
+        parts = _separate_implicit(numbered, numbered.free(reader.mark), drift, states)
+        if not (algebraic or residual_nodes):  # no method takes algebraic equations in two parts
+            outputs |= parts
     if noise:
         outputs["diffusion"] = [node for _, _, node in diffusion]
     outputs["observed"] = [transfer(reader.observed[symbol]) for symbol in observed]

@@ -106,6 +106,8 @@ def test_every_method_is_listed_and_the_broken_one_is_not() -> None:
         JuliaEngine().check(pendulum, name)
     with pytest.raises(UnsupportedError, match="McAte42 has order 1 and not 4"):
         JuliaEngine().check(pendulum, "McAte42")
+    with pytest.raises(UnsupportedError, match="IRKN4 has order 3 and not 4"):
+        JuliaEngine().check(pendulum, "IRKN4")
     with pytest.raises(UnsupportedError, match=r"RKN4 .* linear equations alone"):
         JuliaEngine().check(pendulum, "RKN4")
 

@@ -71,6 +71,11 @@ ALGORITHMS: Final[dict[str, tuple[str, str]]] = {
         ("ode", "FineRKN5", "Runge-Kutta-Nystrom, order 5(4), second-order equations (Fine 1987)"),
         ("ode", "Nystrom4VelocityIndependent", "Nystrom, order 4, fixed steps, acceleration by position alone"),
         ("ode", "Nystrom5VelocityIndependent", "Nystrom, order 5, fixed steps, acceleration by position alone"),
+        (
+            "ode",
+            "IRKN3",
+            "Nystrom, order 3, two steps, all of one size, acceleration by position alone (Rabiei 2012)",
+        ),
         ("ode", "DPRKN4", "Nystrom, order 4(3), acceleration by position alone (Dormand & Prince 1987)"),
         ("ode", "DPRKN5", "Nystrom, order 5(4), acceleration by position alone (Bettis 1973)"),
         ("ode", "DPRKN6", "Nystrom, order 6(4), acceleration by position alone (Dormand & Prince 1987)"),
@@ -102,6 +107,7 @@ SPLIT_ALONE: Final = frozenset({"IMEXEuler", "IMEXEulerARK", "SBDF", "SBDF2", "S
 #: Methods that the solver packages have and that do not do what they should, with the reason.
 BROKEN: Final[dict[str, str]] = {
     "McAte42": "has order 1 and not 4 in OrdinaryDiffEqSymplecticRK: McAte4 and CalvoSanz4 have order 4",
+    "IRKN4": "has order 3 and not 4 where the time is in the equations: DPRKN4 and Nystrom4 have order 4",
     "RKN4": "has order 4 for linear equations alone, and 2 for others: Nystrom4 and DPRKN4 have order 4",
 }
 

@@ -56,7 +56,7 @@ PARTITIONED: Final[dict[str, Needs]] = {
     **dict.fromkeys(("McAte4", "CalvoSanz4", "McAte5"), _QUADRATIC),
     **dict.fromkeys(
         (
-            *("VelocityVerlet", "Nystrom4VelocityIndependent", "Nystrom5VelocityIndependent"),
+            *("VelocityVerlet", "Nystrom4VelocityIndependent", "Nystrom5VelocityIndependent", "IRKN3"),
             *("DPRKN4", "DPRKN5", "DPRKN6", "DPRKN6FM", "DPRKN8", "DPRKN12", "ERKN4", "ERKN5", "ERKN7"),
         ),
         _NEWTON,
