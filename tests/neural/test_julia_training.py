@@ -235,7 +235,7 @@ def test_stochastic_loss_evaluations_and_derivative_are_those_of_jax(name):
     size = problem.p.size
     layout = Layout(np.arange(size), np.array([1]), np.arange(size + 1) < 2, 0)
     theta = np.concatenate([np.log(problem.p[:2]), problem.p[2:], problem.u0[1:]])
-    args = problem.system.model, problem.u0, problem.p, layout, regularizers, 1e-3, 1e-3, 20
+    args = problem.system.model, problem.u0, problem.p, layout, regularizers, 3e-4, 3e-4, 20
     point = theta, np.zeros(1, int), np.array([r.weight for r in regularizers]), jax.random.key(2)
     with double_precision():
         on_jax, on_julia = (
