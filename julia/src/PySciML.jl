@@ -16,7 +16,7 @@ equations as loops), `workload.jl` (what is compiled beforehand).
 Training has a way of its own, which needs no solver package: `pointwise.jl` (operations on a batch, with derivatives),
 `networks.jl`, `tape.jl` (graphs of both), `batch.jl` (their pieces on threads), `explicit_methods.jl`, `adaptive.jl` and
 `adjoint.jl` (solves that keep their error and stiffness estimates, differentiated), `noisy.jl` (the same with noise),
-`training.jl` (what Python calls). `taped.jl` solves models with large networks by the same tapes.
+`training.jl` (what Python calls).
 """
 module PySciML
 
@@ -66,7 +66,6 @@ include("adaptive.jl")
 include("adjoint.jl")
 include("noisy.jl")
 include("training.jl")
-include("taped.jl")
 include("workload.jl")
 
 @compile_workload begin

@@ -97,7 +97,6 @@ n_states(model::Model) = model.graph.n_states
 "The same model with buffers of its own: one model is solved by one thread at a time."
 function Base.copy(model::Model)
     model.rhs! isa Fields && return copy_fields(model)
-    model.rhs! isa Taped && return taped_model(model.rhs!.tape)
     jacobian = model.jacobian === nothing ? nothing : copy(model.jacobian)
     made = Model(
         model.kind,

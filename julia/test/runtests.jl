@@ -588,27 +588,6 @@ include("training.jl")
     @test Set(first.(PySciML.POINTWISE)) == setdiff(Set(keys(PySciML.OPERATIONS)), leaves)
 end
 
-@testset "a network that is not written out" begin
-    one, p, _ = driven()
-    model = PySciML.taped_model(one)
-    u, t = [0.4, -0.8], 0.7
-    du(u, t) = (out = zeros(2); model.rhs(out, u, p, t); out)
-    @test du(u, t) ≈ vec(evaluate_and_pull(one, p, reshape(u, 1, 2), [t], zeros(1, 2))[1]) rtol = 1e-14
-    J, dT = zeros(2, 2), zeros(2)
-    model.jacobian.evaluate!(J, u, p, t)
-    model.time_gradient(dT, u, p, t)
-    for k in 1:2
-        @test J[:, k] ≈ (du(u .+ 1e-6 .* (1:2 .== k), t) - du(u .- 1e-6 .* (1:2 .== k), t)) ./ 2e-6 rtol = 1e-8
-    end
-    @test dT ≈ (du(u, t + 1e-6) - du(u, t - 1e-6)) ./ 2e-6 rtol = 1e-8
-    allocated(f, out, u, p) = (f(out, u, p, 0.3); @allocated f(out, u, p, 0.3))
-    @test allocated(model.rhs, dT, u, p) == allocated(model.jacobian.evaluate!, J, u, p) == 0
-    reference = solve(model, u, p, (0.0, 2.0), "Tsit5"; rtol = 1e-11, atol = 1e-11)[2][end, :]
-    for name in ("Rodas5P", "FBDF", "")
-        @test solve(model, u, p, (0.0, 2.0), name; rtol = 1e-8, atol = 1e-8)[2][end, :] ≈ reference rtol = 1e-5
-    end
-end
-
 if Base.find_package("Aqua") !== nothing
     # What the package loads by name where a solver asks for it is not among its dependencies.
     using Aqua: Aqua

@@ -274,25 +274,3 @@ def test_what_julia_cannot_train_is_said_before_it_starts():
     strange = ps.Problem(ps.System([ps.Eq(ps.D(x), foreign(x))]), {x: 1.0}, (0, 3))
     with pytest.raises(ps.UnsupportedError, match=r"the network foreign .* engine='jax' alone"):
         ps.fit(strange, data[["x"]], ["foreign"], engine="julia")
-
-
-@pytest.mark.julia
-@pytest.mark.usefixtures("julia_engine")
-@pytest.mark.parametrize("algorithm", ["Tsit5", "Rodas5P", "FBDF"])
-def test_a_large_network_is_solved_without_being_written_out(algorithm):
-    from pysciml.engines.julia.transfer import keeps_networks
-
-    large = ps.MLP("large", inputs=3, outputs=2, hidden=(20, 20))
-    u, v = large(x, y, sp.sin(ps.t))
-    system = ps.System([ps.Eq(ps.D(x), -a * x + u), ps.Eq(ps.D(y), -3 * y + v * x)], observed={"total": x + u})
-    assert keeps_networks(system.model)
-    problem = ps.Problem(system, {x: 1.0, y: 0.7}, (0, 3), {a: 1.1})
-    tolerances = {"rtol": 1e-8, "atol": 1e-8, "saveat": 0.5}
-    found = ps.solve(problem, algorithm, engine="julia", **tolerances)
-    expected = ps.solve(problem, "Tsit5", engine="jax", rtol=1e-10, atol=1e-10, saveat=0.5)
-    for name in ("x", "y", "total"):
-        assert found[name].values == pytest.approx(expected[name].values, abs=1e-6)
-    sweep = ps.solve_ensemble(problem, algorithm, over={a: xr.DataArray([1.1, 2.0, 0.5], dims="a")}, engine="julia",
-                              **tolerances)  # fmt: skip
-    assert sweep.x.isel(a=0).values == pytest.approx(found.x.values, abs=1e-12)
-    assert sweep.x.isel(a=2, t=-1) > sweep.x.isel(a=1, t=-1)

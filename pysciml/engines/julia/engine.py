@@ -17,11 +17,11 @@ from pysciml.engines.julia.algorithms import AGGREGATORS, ALGORITHMS, BROKEN, SP
 from pysciml.engines.julia.fields import OPERATIONS as FIELD_OPERATIONS
 from pysciml.engines.julia.halves import PARTITIONED, halves
 from pysciml.engines.julia.jumps import check_rates, is_pure
-from pysciml.engines.julia.transfer import address, compiled, floats, keeps_networks, scalar_graph
+from pysciml.engines.julia.transfer import address, compiled, floats, scalar_graph
 from pysciml.engines.manifold import batch_on_manifold, solve_on_manifold
 from pysciml.engines.native.initial import structurally_singular
 from pysciml.errors import ProblemError, UnsupportedError
-from pysciml.graph import Graph, Model, ops
+from pysciml.graph import Graph, Model
 from pysciml.graph.array_ops import describe
 from pysciml.graph.manifold import on_manifold
 
@@ -103,8 +103,7 @@ class JuliaEngine(Engine):
                     algorithm,
                 )
         known = OPERATIONS | (FIELD_OPERATIONS if model.fields else frozenset())
-        used = model.graph.used_ops() - ops.VECTORS if keeps_networks(model) else scalar_graph(model).used_ops()
-        missing = [describe(code).name for code in sorted(used - known)]
+        missing = [describe(code).name for code in sorted(scalar_graph(model).used_ops() - known)]
         if missing:
             raise self._unsupported(f"the julia engine cannot evaluate {', '.join(missing)}", algorithm)
         if not model.differential.all() and structurally_singular(model):

@@ -16,14 +16,10 @@ from pysciml.engines.julia.bridge import julia
 from pysciml.engines.julia.fields import send_fields
 from pysciml.engines.julia.halves import PARTITIONED, halves
 from pysciml.engines.julia.jumps import is_pure, with_intensity
-from pysciml.engines.julia.tapes import address, floats, send_tape
+from pysciml.engines.julia.tapes import address, floats
 from pysciml.graph import Graph, Model
 from pysciml.graph.networks import expand
 
-#: Networks of a model with more weights than this together are not written out, where they need not be.
-_WRITTEN_OUT: Final = 200
-#: A tape goes back from all states at once: the Jacobian is dense.
-_TAPED_STATES: Final = 100
 #: This many models stay compiled, the least recently used go first.
 CACHE_SIZE: Final = 64
 
@@ -85,12 +81,6 @@ def scalar_graph(model: Model) -> Graph:
     return expand(model.graph) if model.graph.networks else model.graph
 
 
-def keeps_networks(model: Model) -> bool:
-    """Whether the networks of a model stay matrix products: written out, large ones take long to compile."""
-    plain = model.kind == "ode" and not (model.fields or model.events or model.jumps) and bool(model.differential.all())
-    return plain and len(model.states) <= _TAPED_STATES and sum(n.size for n in model.graph.networks) > _WRITTEN_OUT
-
-
 def sent_graph(model: Model) -> Graph:
     """The graph Julia gets: with jumps, one state more than the model has."""
     graph = scalar_graph(model)
@@ -116,9 +106,6 @@ def _compile(model: Model) -> Any:
     if model.fields:
         return send_fields(model)
     module = julia()
-    if keeps_networks(model):
-        module.load_kind(model.kind)
-        return module.taped_model(send_tape(model.graph, ("rhs",)))
     graph = sent_graph(model)
     kind = model.kind if model.kind != "jump" else "sde" if model.noise else "ode"
     module.load_kind(kind)
@@ -167,9 +154,6 @@ def _wants_jacobian(model: Model, found: Compiled, algorithm: str) -> bool:
 
 
 def _send_jacobian(model: Model, found: Compiled) -> None:
-    if keeps_networks(model):
-        found.has_jacobian = True  # a tape has it
-        return
     if model.fields:
         rows, cols = model.graph.sparsity("rhs")
         julia().set_fields_jacobian_b(found.handle, integers(rows), integers(cols))
