@@ -41,7 +41,7 @@ package_id(name) = Base.PkgId(Base.UUID(last(SOLVER_PACKAGES[findfirst(==(name) 
 const SWITCHING = (:AutoTsit5, :AutoVern6, :AutoVern7, :AutoVern8, :AutoVern9, :AutoDP5)
 
 "Functions that make a method of a family of one type."
-const MAKERS = (:SBDF2, :SBDF3, :SBDF4, :IMEXEuler, :IMEXEulerARK)
+const MAKERS = (:SBDF2, :IMEXEuler)
 
 """
     algorithm(text, kind)

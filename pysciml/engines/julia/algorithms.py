@@ -45,8 +45,6 @@ ALGORITHMS: Final[dict[str, tuple[str, str]]] = {
         ("ode", "ARS343", "IMEX Runge-Kutta, order 3: implicit() terms implicitly (Ascher, Ruuth & Spiteri 1997)"),
         ("ode", "IMEXEuler", "IMEX multistep, order 1, fixed steps: needs implicit() terms"),
         ("ode", "SBDF2", "IMEX multistep, order 2, fixed steps: needs implicit() terms (Ascher, Ruuth & Wetton 1995)"),
-        ("ode", "SBDF3", "IMEX multistep, order 3, fixed steps: needs implicit() terms (Ascher, Ruuth & Wetton 1995)"),
-        ("ode", "SBDF4", "IMEX multistep, order 4, fixed steps: needs implicit() terms (Ascher, Ruuth & Wetton 1995)"),
         ("ode", "CNAB2", "Crank-Nicolson and Adams-Bashforth, order 2, fixed steps: needs implicit() terms"),
         ("ode", "CNLF2", "Crank-Nicolson and leapfrog, order 2, fixed steps: needs implicit() terms"),
         ("ode", "SymplecticEuler", "symplectic, order 1, fixed steps"),
@@ -102,11 +100,14 @@ ALGORITHMS: Final[dict[str, tuple[str, str]]] = {
 }
 
 #: Methods for a right-hand side in two parts that have no way with one in a single part.
-SPLIT_ALONE: Final = frozenset({"IMEXEuler", "IMEXEulerARK", "SBDF", "SBDF2", "SBDF3", "SBDF4", "CNAB2", "CNLF2"})
+SPLIT_ALONE: Final = frozenset({"IMEXEuler", "SBDF2", "CNAB2", "CNLF2"})
 
 #: Methods that the solver packages have and that do not do what they should, with the reason.
 BROKEN: Final[dict[str, str]] = {
     "McAte42": "has order 1 and not 4 in OrdinaryDiffEqSymplecticRK: McAte4 and CalvoSanz4 have order 4",
+    **dict.fromkeys(
+        ("SBDF3", "SBDF4"), "comes no nearer to the solution with smaller steps: SBDF2, KenCarp3 and KenCarp4 do"
+    ),
     "IRKN4": "has order 3 and not 4 where the time is in the equations: DPRKN4 and Nystrom4 have order 4",
     "RKN4": "has order 4 for linear equations alone, and 2 for others: Nystrom4 and DPRKN4 have order 4",
 }

@@ -49,7 +49,7 @@ def _rewritten(graph: Graph, simplify: bool, expand: bool) -> Graph:
     builder, moved = GraphBuilder.extend(graph)
     written = _written(builder, op.tolist(), args.reshape(-1, 3).tolist(), const.tolist(), index.tolist())
     pairs = [(moved[old], written[new]) for old, new in zip(wanted.tolist(), outputs.tolist(), strict=True)]
-    chosen = iter(_equal_ones(builder, pairs))
+    chosen = iter(_equal_ones(builder, pairs) if simplify else [new for _, new in pairs])
     return builder.build({name: [next(chosen) for _ in graph.outputs[name]] for name in names})
 
 
