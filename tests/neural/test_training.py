@@ -48,11 +48,13 @@ def test_it_learns_an_unknown_right_hand_side():
     assert float((result.solution.double - 2 * result.solution.x).max()) == 0.0
 
 
-ENGINES = ["jax", pytest.param("julia", marks=[pytest.mark.julia, pytest.mark.usefixtures("julia_engine")])]
+ENGINES = ["jax", pytest.param("julia", marks=pytest.mark.julia)]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_killed_fit_goes_on_bit_for_bit(tmp_path, engine):
+def test_a_killed_fit_goes_on_bit_for_bit(tmp_path, engine, request):
+    if engine == "julia":
+        request.getfixturevalue("julia_engine")
     options = {**scope["options"], "engine": engine}
     path = tmp_path / "fit.npz"
     whole = ps.fit(problem, data, epochs=40, checkpoint=tmp_path / "whole.npz", **options)
