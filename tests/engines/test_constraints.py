@@ -49,7 +49,6 @@ def by_angle(speed: float, times: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("speed", [3.0, 7.0], ids=["to and fro", "full circle"])
 @pytest.mark.parametrize(("engine", "alg"), [("native", "Tsit5"), ("native", "QNDF"), ("jax", "Tsit5")])
 def test_a_pendulum_agrees_with_the_one_of_an_angle(engine: str, alg: str, speed: float) -> None:
-    pytest.importorskip("jax" if engine == "jax" else "pydiffsol")
     solution = ps.solve(swinging(5, speed), alg, engine=engine, rtol=1e-9, atol=1e-10, saveat=0.1)
     angle, rate = by_angle(speed, solution.t.values)
     tolerance = 1e-4 if alg == "QNDF" else 1e-6
@@ -200,7 +199,6 @@ def test_backward_in_time() -> None:
 @pytest.mark.parametrize("engine", ["native", "jax"])
 def test_an_event_that_sets_one_velocity_leaves_the_states_on_the_constraints(engine: str) -> None:
     """A wall at x = 0.5: the velocity turns round; what sets only one component is projected."""
-    pytest.importorskip("jax" if engine == "jax" else "pydiffsol")
     wall = ps.System(
         PENDULUM.equations,
         events=[ps.Event(x - sp.Rational(1, 2), {D(x): -D(x), D(y): -D(y)}, direction="up")],
@@ -222,7 +220,6 @@ def test_an_event_that_sets_one_velocity_leaves_the_states_on_the_constraints(en
 
 @pytest.mark.parametrize("engine", ["native", "jax"])
 def test_a_sweep_starts_every_trajectory_on_its_constraints(engine: str) -> None:
-    pytest.importorskip("jax" if engine == "jax" else "pydiffsol")
     problem = ps.Problem(PENDULUM, {x: 0.6, D(x): 0.8}, (0, 1), NUMBERS)
     over = {length: xr.DataArray([1.0, 2.0], dims="length"), x: xr.DataArray([0.1, 0.6], dims="x0")}
     tight = {"engine": engine, "saveat": 0.5, "rtol": 1e-9, "atol": 1e-9}
@@ -247,7 +244,6 @@ def test_a_fit_finds_the_length_of_a_pendulum() -> None:
 def test_what_cannot_keep_to_constraints_says_so() -> None:
     with pytest.raises(UnsupportedError, match="DynamicSS"):
         ps.steady_state(swinging(1), engine="native")
-    pytest.importorskip("jax")
     with pytest.raises(UnsupportedError, match="index was reduced"):
         ps.gradient(swinging(1), x, wrt=[g])
 
