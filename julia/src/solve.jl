@@ -87,8 +87,9 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     initial = all(model.differential) ? (;) : (; initializealg = SciMLBase.NoInit())
     form = is_partitioned(chosen.algorithm) ? :halves : chosen.splits && model.split !== nothing ? :split : :whole
     form === :halves && model.halves === nothing && throw(ArgumentError("$wanted needs a model of positions and velocities"))
-    # These methods have long steps, and what lies between them is interpolated by cubics, if not by lines.
-    stops = form === :halves && times !== nothing ? (; tstops = times) : (;)
+    # These methods have long steps, and what lies between them is interpolated by cubics, if not by lines; that of a split
+    # method has the whole derivative at its ends, in which the implicit part magnifies every error.
+    stops = form !== :whole && times !== nothing ? (; tstops = times) : (;)
     options = merge(tolerances, saving, history, steps, initial, stops)
     return Plan(wanted, chosen.algorithm, times, has_jacobian(model) && chosen.implicit, form, Int(max_steps), options)
 end
@@ -140,7 +141,7 @@ function integrator_of(problem, model::Model, plan::Plan, u::Vec, p::Vec, t0::Fl
     saves = plan.times === nothing
     made, stops = callbacks(model, u, p, t0, t1, log, saves)
     isempty(model.jumps) || (made = [made; jump_callback!(problem.u0, model, seed, log, saves)])
-    more = isempty(stops) ? (;) : (; tstops = stops)
+    more = isempty(stops) ? (;) : (; tstops = [get(plan.options, :tstops, Float64[]); stops])
     return integrator_with(problem, plan.algorithm, merge(plan.options, (; callback = CallbackSet(made...)), more))
 end
 
