@@ -17,8 +17,6 @@ import pysciml as ps
 from pysciml import streaming
 from pysciml.engines.native import NativeEngine
 
-pytest.importorskip("zarr")
-
 X, Y = ps.coordinates("X Y")
 k = ps.parameters("k")
 
@@ -51,7 +49,6 @@ def decay(t: Any) -> Any:
     ("engine", "alg"), [("native", "QNDF"), ("native", "DP5"), ("jax", "QNDF"), ("jax", "Tsit5"), ("jax", "KenCarp4")]
 )
 def test_a_streamed_solution_is_the_solution(tmp_path: Path, engine: str, alg: str) -> None:
-    pytest.importorskip("jax") if engine == "jax" else None
     problem = heat()
     options: dict[str, Any] = {"engine": engine, "rtol": 1e-8, "atol": 1e-10, "saveat": 0.05}
     there = ps.solve(problem, alg, store=tmp_path / "run.zarr", **options)
@@ -184,7 +181,6 @@ def test_a_damaged_piece_is_computed_again(tmp_path: Path) -> None:
 def test_noise_of_different_pieces_is_independent_and_of_the_right_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("jax")
     monkeypatch.setattr(streaming, "_BYTES", 8 * 500)
     x, w = ps.variables("x"), ps.brownian("w")
     problem = ps.Problem(ps.System([ps.Eq(ps.D(x), w)]), {x: 0}, (0, 4000))
@@ -251,7 +247,6 @@ def test_what_cannot_be_streamed_is_refused_before_anything_is_made(tmp_path: Pa
 
 
 def test_single_precision_stays_single(tmp_path: Path) -> None:
-    pytest.importorskip("jax")
     sol = ps.solve(
         heat(), "Tsit5", engine="jax", precision="float32", rtol=1e-4, saveat=0.05, store=tmp_path / "s.zarr"
     )
