@@ -35,7 +35,15 @@ const SOLVER_PACKAGES = [
     "JumpProcesses" => "ccbc3e58-028d-4f4c-8cd5-9ae44345cda5",
 ]
 
-package_id(name) = Base.PkgId(Base.UUID(last(SOLVER_PACKAGES[findfirst(==(name) ∘ first, SOLVER_PACKAGES)])), name)
+"Packages that are loaded where a model needs them, beside those with algorithms."
+const OTHER_PACKAGES = ["FFTW" => "7a1cc6ca-52ef-59f5-83cd-3a7055c09341"]
+
+function package_id(name)
+    for (package, uuid) in Iterators.flatten((SOLVER_PACKAGES, OTHER_PACKAGES))
+        package == name && return Base.PkgId(Base.UUID(uuid), name)
+    end
+    throw(ArgumentError("no package $name is known"))
+end
 
 "Functions that combine a non-stiff method with a stiff one, and switch."
 const SWITCHING = (:AutoTsit5, :AutoVern6, :AutoVern7, :AutoVern8, :AutoVern9, :AutoDP5)

@@ -124,7 +124,8 @@ autonomous(model::Model) = !depends_on(model.graph, model.rhs_nodes, TIME)
 
 "Give the model its noise; entry `k` of `nodes` multiplies Brownian motion `cols[k]` in row `rows[k]`."
 function set_noise!(model::Model, nodes, rows, cols, n_noise, type)
-    model.noise = Noise(model.graph, node_numbers(model.graph, nodes), rows, cols, Int(n_noise), String(type))
+    entries! = generate(model.graph, node_numbers(model.graph, nodes))
+    model.noise = Noise(entries!, n_states(model), rows, cols, Int(n_noise), String(type))
     return nothing
 end
 

@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from pysciml.errors import UnsupportedError
 from pysciml.graph import array_ops as ao
 from pysciml.graph import ops
+from pysciml.graph.field_program import fourier_derivative
 from pysciml.graph.fields import FieldGraph, Shape
 from pysciml.graph.graph import Graph
 from pysciml.graph.interpret import Array
@@ -24,8 +24,6 @@ from pysciml.graph.interpret import Array
 AXES: Final = 3
 #: A kernel reads at most this many arrays: compilers unroll the tuple of them.
 _MOST_LEAVES: Final = 24
-#: What `Plan` can express beside elementwise operations.
-ARRAY_OPS: Final = frozenset(ao.ARRAY_OPS) - {ao.FOURIER}
 
 
 @dataclass(frozen=True)
@@ -95,20 +93,30 @@ class Product:
     source: View
 
 
-Step = Kernel | Copy | Reduction | Product
+@dataclass(frozen=True)
+class Transform:
+    """The derivative of every line along an axis, by its Fourier series (`FOURIER`); both boxes have one shape."""
+
+    order: int
+    axis: int
+    target: View
+    source: View
+
+
+Step = Kernel | Copy | Reduction | Product | Transform
 
 
 class Plan:
     """The steps that lead from the fields to a named output.
 
-    Buffers are numbered: the fields, then the tables, then one for the output of each field, then what is needed in
+    Buffers are numbered: the fields, then the tables, then one for each node of the output, then what is needed in
     between.
 
     Parameters
     ----------
     graph : FieldGraph
     name : str
-        An output with one node per field, such as ``"rhs"``.
+        An output, such as ``"rhs"``, which has one node per field.
 
     Attributes
     ----------
@@ -117,26 +125,19 @@ class Plan:
     steps : list of Step
         In order.
     outputs : list of View
-        One per field.
-
-    Raises
-    ------
-    UnsupportedError
-        For an operation that needs a library (Fourier transforms).
+        One per node of the output.
     """
 
     def __init__(self, graph: FieldGraph, name: str = "rhs") -> None:
         nodes: list[int] = graph.outputs[name].tolist()
-        foreign = graph.op[graph.reachable(graph.outputs[name])].tolist()
-        if ao.FOURIER in foreign:
-            raise UnsupportedError("Fourier transforms are no loops")
         self._graph = graph
         self.steps: list[Step] = []
         self.sizes: list[int] = []
         self._views: dict[int, View] = {}
         self._fields = [self._buffer(shape) for shape in graph.fields]
         self._tables = [self._buffer(table.shape) for table in graph.tables]
-        self.outputs = [self._buffer(shape) for shape in graph.fields]
+        shapes = graph.fields if name == "rhs" else [graph.shapes[node] for node in nodes]
+        self.outputs = [self._buffer(shape) for shape in shapes]
         for node, target in zip(nodes, self.outputs, strict=True):
             self._write(node, target)
 
@@ -177,11 +178,13 @@ class Plan:
         if code == ao.SLICE:
             axis, start, length = graph.attributes[k]
             return self._view(self._operands(node)[0]).part(self._axis(node, axis), start, length)
-        if code in (ao.TOTAL, ao.LARGEST, ao.APPLY):
+        if code in (ao.TOTAL, ao.LARGEST, ao.APPLY, ao.FOURIER):
             source, target = self._view(self._operands(node)[0]), self._buffer(graph.shapes[node])
             axis = self._axis(node, graph.attributes[k][0])
             if code == ao.APPLY:
                 self.steps.append(Product(graph.attributes[k][1], axis, target, source))
+            elif code == ao.FOURIER:
+                self.steps.append(Transform(graph.attributes[k][1], axis, target, source))
             else:
                 self.steps.append(Reduction(code == ao.LARGEST, axis, target, source))
             return target
@@ -279,6 +282,8 @@ class Plan:
             elif isinstance(step, Reduction):
                 source = seen(step.source)
                 target[...] = (np.max if step.largest else np.sum)(source, axis=step.axis, keepdims=True)
+            elif isinstance(step, Transform):
+                target[...] = fourier_derivative(seen(step.source), step.axis, step.order)
             else:
                 moved = np.tensordot(graph.tables[step.table], seen(step.source), axes=(1, step.axis))
                 target[...] = np.moveaxis(moved, 0, step.axis)

@@ -88,11 +88,105 @@ def test_large_loops_on_several_threads_compute_the_same() -> None:
     assert all(np.array_equal(found[0], other) for other in found[1:])
 
 
-def test_what_it_has_not_is_refused_by_name() -> None:
+@pytest.mark.parametrize("alg", ["Tsit5", "FBDF"])
+def test_a_fourier_method_agrees_with_another_solver(alg: str) -> None:
+    """Burgers' equation; the Jacobian goes through the transforms, column by column."""
     w = ps.fields("w", X)
-    system = ps.PDESystem([ps.Eq(D(w), D(w, X, 2))], {X: (0, 1)}, {X: ps.Periodic()}, {w: sp.sin(2 * sp.pi * X)})
-    problem = system.discretize({X: 16}, scheme="spectral").problem((0, 0.1))
-    with pytest.raises(UnsupportedError, match="fourier"):
-        ps.solve(problem, engine="julia")
+    system = ps.PDESystem(
+        [ps.Eq(D(w), D(w, X, 2) / 50 - w * D(w, X))], {X: (0, 1)}, {X: ps.Periodic()}, {w: sp.sin(2 * sp.pi * X)}
+    )
+    problem = system.discretize({X: 48}, scheme="spectral").problem((0, 1))
+    times = [0.1, 1.0]
+    sol = ps.solve(problem, alg, engine="julia", rtol=1e-9, atol=1e-9, saveat=times)
+    np.testing.assert_allclose(sol.w.values.T, scipy_solution(problem, times), rtol=1e-6, atol=1e-7)
+
+
+def test_sweeps_of_a_fourier_method_transform_on_their_own() -> None:
+    w, speed = ps.fields("w", X), ps.parameters("speed")
+    system = ps.PDESystem([ps.Eq(D(w), -speed * D(w, X))], {X: (0, 1)}, {X: ps.Periodic()}, {w: sp.sin(2 * sp.pi * X)})
+    problem = system.discretize({X: 16}, scheme="spectral").problem((0, 1), {speed: 1})
+    speeds = np.linspace(0.1, 2, 16)
+    options = {"engine": "julia", "rtol": 1e-10, "atol": 1e-10, "saveat": [1.0]}
+    sweep = ps.solve_ensemble(problem, "Vern9", over={speed: speeds}, **options)
+    exact = np.sin(2 * np.pi * (sweep.X.values - speeds[:, None]))
+    np.testing.assert_allclose(sweep.w.isel(t=0), exact, atol=1e-8)
+
+
+def heat_with_noise() -> tuple[ps.Problem, dict[str, float]]:
+    w, (s, a, k) = ps.fields("w", X), ps.parameters("s a k")
+    numbers = {"s": 0.3, "a": 1.0, "k": 0.02}
+    system = ps.PDESystem(
+        [ps.Eq(D(w), k * D(w, X, 2) - a * w + s * ps.brownian("white", X))], {X: (0, 2)}, {X: ps.Periodic()}, {w: 0}
+    )
+    return system.discretize({X: 16}).problem((0, 10), {s: 0.3, a: 1.0, k: 0.02}), numbers
+
+
+@pytest.mark.parametrize(("alg", "dt"), [("EM", 0.02), ("SOSRA", None)])
+def test_the_modes_of_the_stochastic_heat_equation_have_their_stationary_variance(alg: str, dt: float | None) -> None:
+    """Each Fourier mode is an Ornstein-Uhlenbeck process; Euler-Maruyama's own stationary law is known exactly."""
+    problem, numbers = heat_with_noise()
+    n, length, paths = 16, 2.0, 300
+    options = {"rtol": 1e-3, "atol": 1e-3} if dt is None else {"dt": dt}
+    times = [4.0, 6.0, 8.0, 10.0]
+    sol = ps.solve_ensemble(problem, alg, engine="julia", trajectories=paths, seed=1, saveat=times, **options)
+    assert (sol.retcode == "Success").all()
+    found = (np.abs(np.fft.rfft(sol.w.values, axis=-1) / n) ** 2).mean(axis=(0, 1))
+    waves = np.arange(n // 2 + 1)
+    rate = numbers["a"] + numbers["k"] * (2 * n / length * np.sin(np.pi * waves / n)) ** 2
+    wanted = numbers["s"] ** 2 / length / (2 * rate - rate**2 * (dt or 0.0))
+    spread = np.where(np.isin(waves, [0, n // 2]), np.sqrt(2.0), 1.0) / np.sqrt(4 * paths)
+    assert (np.abs(found / wanted - 1) < 4.5 * spread).all()
+
+
+@pytest.mark.parametrize("alg", ["EM", "RKMil", "SOSRI"])
+def test_multiplicative_noise_is_ito(alg: str) -> None:
+    """Without diffusion each cell is a geometric Brownian motion: in the mean nothing changes."""
+    n, w, s = 16, ps.fields("w", X), ps.parameters("s")
+    system = ps.PDESystem([ps.Eq(D(w), s * w * ps.brownian("white", X))], {X: (0, 2)}, {X: ps.Periodic()}, {w: 1})
+    problem = system.discretize({X: n}).problem((0, 1), {s: 0.2})
+    options = {"dt": 0.005} if alg == "EM" else {"rtol": 1e-3, "atol": 1e-3}
+    sol = ps.solve_ensemble(problem, alg, engine="julia", trajectories=500, seed=3, saveat=[1.0], **options)
+    cells = sol.w.values.ravel()
+    variance = np.expm1(0.2**2 / (2 / n))  # Stratonovich's mean would be exp(0.16)
+    assert cells.mean() == pytest.approx(1, abs=4 * np.sqrt(variance / cells.size))
+    assert cells.var() == pytest.approx(variance, rel=0.1)
+    assert abs(np.corrcoef(sol.w.values[:, 0, :2].T)[0, 1]) < 4 / np.sqrt(500)
+
+
+@pytest.mark.parametrize("cells", [20, 100])
+def test_noise_that_drives_a_velocity_is_a_matrix(cells: int) -> None:
+    """Damped oscillators in every place, of which noise moves the velocities: energy is shared out equally."""
+    v, (a, b, s) = ps.fields("v", X), ps.parameters("a b s")
+    system = ps.PDESystem(
+        [ps.Eq(D(v, 2), -a * v - b * D(v) + s * ps.brownian("white", X))], {X: (0, 1)}, {X: ps.Periodic()}, {v: 0}
+    )
+    problem = system.discretize({X: cells}).problem((0, 40), {a: 2, b: 1, s: 0.1})
+    model = problem.system.model
+    assert model.noise_type == "additive"
+    assert (model.n_noise, model.graph.n_states) == (cells, 2 * cells)
+    paths = 4000 // cells
+    sol = ps.solve_ensemble(
+        problem, "EM", engine="julia", trajectories=paths, seed=4, dt=0.005, saveat=[20.0, 30.0, 40.0]
+    )
+    wanted = 0.1**2 * cells / (2 * 2 * 1)  # s^2 / h over 2 a b
+    assert sol.v.values.var() == pytest.approx(wanted, rel=5 * np.sqrt(2 / sol.v.size))
+
+
+def test_noise_in_time_alone_moves_all_places_together() -> None:
+    w, s = ps.fields("w", X), ps.parameters("s")
+    system = ps.PDESystem(
+        [ps.Eq(D(w), D(w, X, 2) / 50 + s * ps.brownian("shared"))], {X: (0, 2)}, {X: ps.Periodic()}, {w: 0}
+    )
+    problem = system.discretize({X: 12}).problem((0, 1), {s: 0.5})
+    sol = ps.solve_ensemble(problem, engine="julia", trajectories=400, seed=5, saveat=[1.0])
+    ends = sol.w.values[:, 0]
+    assert float(np.ptp(ends, axis=1).max()) < 1e-12
+    assert ends[:, 0].var() == pytest.approx(0.25, rel=0.3)
+    alone = [ps.solve(problem, engine="julia", seed=5, saveat=[1.0]) for _ in range(2)]
+    assert float(abs(alone[0].w - alone[1].w).max()) == 0
+    assert (alone[0].attrs["calculus"], alone[0].attrs["seed"]) == ("Ito", 5)
+
+
+def test_what_it_has_not_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="KrylovJL_GMRES takes products with the Jacobian"):
         ps.solve(brusselator(8), "FBDF(linsolve=KrylovJL_GMRES)", engine="julia")

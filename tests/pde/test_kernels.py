@@ -9,7 +9,6 @@ import pytest
 import sympy as sp
 
 import pysciml as ps
-from pysciml.errors import UnsupportedError
 from pysciml.graph.field_builder import FieldBuilder
 from pysciml.graph.field_kernels import _MOST_LEAVES, Plan
 from tests.pde.test_fields import everything
@@ -53,6 +52,18 @@ def ball() -> Any:
     return system.discretize({X: 6, Y: 7, Z: 8})
 
 
+def waves() -> Any:
+    """Derivatives of the Fourier series along both axes of a rectangle, of even and odd lengths and orders."""
+    u = ps.fields("u", X, Y)
+    system = ps.PDESystem(
+        [ps.Eq(D(u), D(u, X, 2) - D(u, Y, 3) - u * D(u, X) + D(u, Y, 4))],
+        {X: (0, 1), Y: (0, 2)},
+        {X: ps.Periodic(), Y: ps.Periodic()},
+        {u: sp.sin(2 * sp.pi * X) * sp.cos(sp.pi * Y)},
+    )
+    return system.discretize({X: 12, Y: 9}, scheme="spectral")
+
+
 SYSTEMS = {
     "upwind": lambda: conservation("upwind"),
     "weno": lambda: conservation("weno"),
@@ -60,6 +71,7 @@ SYSTEMS = {
     "fourth order": lambda: mixed(order=4),
     "Chebyshev": lambda: mixed("spectral"),
     "three dimensions": ball,
+    "Fourier": waves,
 }
 
 
@@ -95,6 +107,10 @@ def test_kernels_of_very_many_arrays_are_several() -> None:
     )
 
 
-def test_fourier_transforms_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="Fourier"):
-        Plan(everything())
+def test_every_operation_on_arrays_has_a_step() -> None:
+    graph = everything()
+    u = np.random.default_rng(2).uniform(0.5, 2, graph.n_states)
+    p = np.random.default_rng(3).uniform(0.5, 2, graph.n_params)
+    for name in graph.outputs:
+        expected = np.concatenate([np.ravel(part) for part in graph.arrays(name, u, p, 0.3)])
+        np.testing.assert_allclose(Plan(graph, name).evaluate(u, p, 0.3), expected, rtol=1e-12, atol=1e-12)

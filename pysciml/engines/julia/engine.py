@@ -90,11 +90,6 @@ class JuliaEngine(Engine):
             raise self._unsupported(
                 f"the julia engine solves {', '.join(self.kinds)}, and {model.name!r} is {model.kind}", algorithm
             )
-        if model.fields and model.kind != "ode":
-            raise self._unsupported(
-                f"the julia engine solves fields without noise, and {model.name!r} has some; the jax engine does them",
-                algorithm,
-            )
         for network in model.graph.networks:
             if network.foreign is not None:
                 raise self._unsupported(
@@ -223,6 +218,8 @@ class JuliaEngine(Engine):
             raw.extra["n_jumps"] = jumps
         if model.noise or model.jumps:
             raw.extra["seed"] = seed
+        if model.noise:
+            raw.extra["calculus"] = "Ito"  # methods for Stratonovich's integral are refused
         return raw
 
     def simplified(self, graph: Graph, expand: bool) -> Graph:

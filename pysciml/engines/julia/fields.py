@@ -8,22 +8,44 @@ from typing import Any, Final
 import numpy as np
 
 from pysciml.graph import Model, ops
-from pysciml.graph.field_kernels import ARRAY_OPS, Copy, Kernel, Plan, Reduction, View
+from pysciml.graph.array_ops import ARRAY_OPS
+from pysciml.graph.field_kernels import Copy, Kernel, Plan, Reduction, Transform, View
 from pysciml.graph.fields import FieldGraph
 
-#: Operations of `pysciml.graph.array_ops` that are loops.
-OPERATIONS: Final = ARRAY_OPS
+#: Operations on arrays that have a step in Julia.
+OPERATIONS: Final = frozenset(ARRAY_OPS)
 
 
 def send_fields(model: Model) -> Any:
     """The model as a Julia value."""
     from pysciml.engines.julia.bridge import julia
+    from pysciml.engines.julia.transfer import integers
+
+    graph, module = model.graph, julia()
+    assert isinstance(graph, FieldGraph)
+    module.load_kind(model.kind)
+    fields = _send(graph, "rhs")
+    depends_on_time = ops.TIME in graph.op[graph.reachable(graph.outputs["rhs"])]
+    handle = module.fields_model(model.kind, fields, graph.n_params, not depends_on_time)
+    if model.noise_type is not None:
+        module.set_fields_noise_b(
+            handle,
+            _send(graph, "diffusion"),
+            integers(model.diffusion_rows),
+            integers(model.diffusion_cols),
+            model.n_noise,
+            model.noise_type,
+        )
+    return handle
+
+
+def _send(graph: FieldGraph, name: str) -> Any:
+    """The loops that compute an output, as a Julia value."""
+    from pysciml.engines.julia.bridge import julia
     from pysciml.engines.julia.transfer import address, floats, integers, send
 
-    graph = model.graph
-    assert isinstance(graph, FieldGraph)
-    plan, module = Plan(graph), julia()
-    fields = module.Fields(integers(plan.sizes), len(graph.fields))
+    plan, module = Plan(graph, name), julia()
+    fields = module.Fields(integers(plan.sizes), len(graph.fields), len(plan.outputs))
     for table in graph.tables:
         values = floats(table)
         module.add_table_b(fields, address(values), values.size)
@@ -44,24 +66,19 @@ def send_fields(model: Model) -> Any:
         if isinstance(step, Copy):
             module.add_copy_b(fields, numbers(step.target.shape[::-1]), target, source)
             continue
-        extent = list(step.target.shape)
-        extent[step.axis] = 1
+        lines = list(step.target.shape)
+        lines[step.axis] = 1
+        extent = numbers(lines[::-1])
         length, stride = step.source.shape[step.axis], step.source.strides[step.axis]
+        strides = numbers([step.target.strides[step.axis], stride])
         if isinstance(step, Reduction):
-            module.add_reduction_b(fields, step.largest, numbers(extent[::-1]), length, stride, target, source)
+            module.add_reduction_b(fields, step.largest, extent, length, stride, target, source)
+        elif isinstance(step, Transform):
+            module.add_transform_b(fields, step.order, length, extent, strides, target, source)
         else:
-            module.add_product_b(
-                fields,
-                len(graph.fields) + step.table,
-                step.target.shape[step.axis],
-                length,
-                numbers(extent[::-1]),
-                numbers([step.target.strides[step.axis], stride]),
-                target,
-                source,
-            )
-    depends_on_time = ops.TIME in graph.op[graph.reachable(graph.outputs["rhs"])]
-    return module.fields_model(model.kind, fields, graph.n_params, not depends_on_time)
+            rows, matrix = step.target.shape[step.axis], len(graph.fields) + step.table
+            module.add_product_b(fields, matrix, rows, length, extent, strides, target, source)
+    return fields
 
 
 def _place(view: View, over: View | None = None) -> tuple[int, ...]:

@@ -86,4 +86,6 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
     extra: dict[str, str | int | float] = {"threads": min(options.workers, int(module.thread_count()))}
     if model.noise or model.jumps:
         extra["seed"] = seed
+    if model.noise:
+        extra["calculus"] = "Ito"
     return BatchReport(str(label), compile_seconds, extra)
