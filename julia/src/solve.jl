@@ -88,8 +88,9 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     form = is_partitioned(chosen.algorithm) ? :halves : chosen.splits && model.split !== nothing ? :split : :whole
     form === :halves && model.halves === nothing && throw(ArgumentError("$wanted needs a model of positions and velocities"))
     # These methods have long steps, and what lies between them is interpolated by cubics, if not by lines; that of a split
-    # method has the whole derivative at its ends, in which the implicit part magnifies every error.
-    stops = form !== :whole && times !== nothing ? (; tstops = times) : (;)
+    # method has the whole derivative at its ends, in which the implicit part magnifies every error. A line between two points
+    # of a random path is no part of the path: its variance is too small.
+    stops = (form !== :whole || model.kind === :sde) && times !== nothing ? (; tstops = times) : (;)
     options = merge(tolerances, saving, history, steps, initial, stops)
     return Plan(wanted, chosen.algorithm, times, has_jacobian(model) && chosen.implicit, form, Int(max_steps), options)
 end

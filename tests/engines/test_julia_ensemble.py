@@ -100,6 +100,24 @@ def test_diagonal_noise(alg: str | None) -> None:
     close(covariance[0, 1], 0, math.sqrt(covariance[0, 0] * covariance[1, 1] / n))
 
 
+@pytest.mark.parametrize("rtol", [1e-2, 1e-4])
+def test_rejected_steps_leave_the_noise_a_brownian_motion(rtol: float) -> None:
+    """The first step is far too long and rejected several times over; what is left is a geometric Brownian motion."""
+    states, motions = ps.variables("u:4"), ps.brownian("m:4")
+    system = ps.System([ps.Eq(D(u), a * u * m) for u, m in zip(states, motions, strict=True)])
+    problem = ps.Problem(system, dict.fromkeys(states, 1), (0, 1), {a: 0.6})
+    paths = ps.solve_ensemble(
+        problem, "SOSRI", trajectories=1000, seed=5, engine="julia", rtol=rtol, atol=rtol, saveat=[0.01, 1.0]
+    )
+    assert set(np.unique(paths.retcode)) == {"Success"}
+    logarithms = np.log([paths[f"u{k}"] for k in range(4)])
+    for k, time in enumerate((0.01, 1.0)):
+        motion = (logarithms[..., k] + 0.6**2 * time / 2) / (0.6 * math.sqrt(time))
+        assert abs(motion.mean()) < 4 / math.sqrt(motion.size)
+        assert motion.var() == pytest.approx(1, abs=4 * math.sqrt(2 / motion.size))
+        assert np.abs(np.corrcoef(motion) - np.eye(4)).max() < 4.5 / math.sqrt(1000)
+
+
 @pytest.mark.parametrize("alg", ["EM", "SOSRI", None])
 def test_scalar_noise_is_one_motion_for_all(alg: str | None) -> None:
     """Both are functions of one Brownian motion: their logarithms are perfectly correlated."""
