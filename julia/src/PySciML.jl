@@ -16,9 +16,13 @@ equations as loops), `workload.jl` (what is compiled beforehand).
 Training has a way of its own, which needs no solver package: `pointwise.jl` (operations on a batch, with derivatives),
 `networks.jl`, `tape.jl` (graphs of both), `batch.jl` (their pieces on threads), `explicit_methods.jl`, `adaptive.jl` and
 `adjoint.jl` (solves that keep their error and stiffness estimates, differentiated), `noisy.jl` (the same with noise),
-`training.jl` (what Python calls).
+`training.jl` (what Python calls), `regularizers.jl` and `layers.jl` (the same solves as Lux layers, for models written in
+Julia).
 """
 module PySciML
+
+export ErrorEstimate, KineticEnergy, LatentODE, LocalErrorEstimate, LocalStiffnessEstimate, NeuralODE, NeuralSDE, RandomEndTime,
+    StiffnessEstimate
 
 using ADTypes: AutoFiniteDiff, AutoForwardDiff, AutoSparse, KnownJacobianSparsityDetector
 using DifferentiationInterface: Constant, jacobian!, prepare_jacobian
@@ -28,7 +32,7 @@ using LinearAlgebra: BLAS, Diagonal, I, lu, mul!, norm
 using Logging: NullLogger, with_logger
 using NaNMath: NaNMath
 using PrecompileTools: @compile_workload, workload_enabled
-using Random: Xoshiro, randexp
+using Random: Random, Xoshiro, randexp
 using SciMLBase: SciMLBase, CallbackSet, ContinuousCallback, DiscreteCallback, ODEFunction, ODEProblem, ReturnCode, init, step!, terminate!
 using SparseArrays: SparseArrays, SparseMatrixCSC, findnz, nnz, nonzeros, sparse
 using SparseMatrixColorings: GreedyColoringAlgorithm
@@ -66,6 +70,8 @@ include("adaptive.jl")
 include("adjoint.jl")
 include("noisy.jl")
 include("training.jl")
+include("regularizers.jl")
+include("layers.jl")
 include("workload.jl")
 
 @compile_workload begin

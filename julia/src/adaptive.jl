@@ -30,8 +30,8 @@ step sizes are differentiated, rejected attempts included; else the derivative i
 
 Regularization by the estimates of a solver is that of Pal, Ma, Shah & Rackauckas, *Opening the Blackbox* (ICML 2021).
 """
-mutable struct AdaptiveSolve
-    field::BatchField
+mutable struct AdaptiveSolve{F}
+    field::F
     method::ExplicitMethod
     rtol::Float64
     atol::Float64
@@ -63,17 +63,29 @@ mutable struct AdaptiveSolve
     success::Bool
 end
 
+AdaptiveSolve(
+    tape::Tape, method::ExplicitMethod, rows::Integer, rtol, atol, max_steps; kinetic = 0.0, through_steps = false,
+    threaded = nothing,
+) = AdaptiveSolve(
+    BatchField(tape, rows, 1:tape.n_states, n_stages(method); threaded), method, (rows, tape.n_states), rtol, atol, max_steps;
+    kinetic, through_steps,
+)
+
+"""
+    AdaptiveSolve(field, method, shape, rtol, atol, max_steps; kinetic = 0.0, through_steps = false)
+
+A solve of states of that shape with any `field` that has `prepare!`, `slope!`, `pull_slope!` and `clear!` as a
+[`BatchField`](@ref) has.
+"""
 function AdaptiveSolve(
-        tape::Tape, method::ExplicitMethod, rows::Integer, rtol, atol, max_steps; kinetic = 0.0, through_steps = false,
-        threaded = nothing,
+        field, method::ExplicitMethod, shape::NTuple{2, Int}, rtol, atol, max_steps; kinetic = 0.0, through_steps = false,
     )
     stages = n_stages(method)
-    many() = [zeros(rows, tape.n_states) for _ in 1:stages]
-    one() = zeros(rows, tape.n_states)
+    many() = [zeros(shape) for _ in 1:stages]
+    one() = zeros(shape)
     return AdaptiveSolve(
-        BatchField(tape, rows, 1:tape.n_states, stages; threaded), method, rtol, atol, max_steps, through_steps, kinetic, many(),
-        many(), one(), one(), zeros(stages), many(), many(), one(), one(), one(), one(), Float64[], Record(), 0.0, 1.0, true, 0, 0,
-        0, 0, 0.0, false,
+        field, method, rtol, atol, max_steps, through_steps, kinetic, many(), many(), one(), one(), zeros(stages), many(), many(),
+        one(), one(), one(), one(), Float64[], Record(), 0.0, 1.0, true, 0, 0, 0, 0, 0.0, false,
     )
 end
 

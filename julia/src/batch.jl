@@ -133,6 +133,13 @@ function prepare!(f::BatchField, p::AbstractVector, start::AbstractVector, lengt
     return nothing
 end
 
+"Take these parameters; all members have the same time."
+function prepare!(f::BatchField, p::AbstractVector)
+    fill!(f.start, 0.0)
+    fill!(f.length, 1.0)
+    return prepare!(f, p, f.start, f.length)
+end
+
 "Forget the adjoints of all parameters."
 clear!(f::BatchField) = foreach(clear!, f.bars)
 

@@ -72,9 +72,9 @@ Brownian motion of state `targets[k]` is multiplied by. A rejected step does not
 Brownian bridge, and the rest waits (Rackauckas & Nie, *Adaptive methods for SDEs via natural embeddings and rejection sampling
 with memory*, DCDS-B 22, 2017). See [`AdaptiveSolve`](@ref) for the rest; the derivative is that of the steps that were taken.
 """
-mutable struct NoisySolve
-    drift::BatchField
-    diffusion::BatchField
+mutable struct NoisySolve{F, G}
+    drift::F
+    diffusion::G
     rtol::Float64
     atol::Float64
     max_steps::Int
@@ -119,13 +119,24 @@ function NoisySolve(
     )
     drift.n_states == diffusion.n_states && drift.n_params == diffusion.n_params && allunique(targets) &&
         all(in(1:drift.n_states), targets) || throw(ArgumentError("drift and diffusion do not fit each other"))
-    one() = zeros(rows, drift.n_states)
-    many() = [one() for _ in 1:NOISY_STAGES]
     return NoisySolve(
         BatchField(drift, rows, 1:drift.n_states, NOISY_STAGES; threaded),
-        BatchField(diffusion, rows, targets, NOISY_STAGES; threaded), rtol, atol, max_steps, kinetic, many(), many(), many(), one(),
-        one(), one(), one(), one(), one(), one(), one(), one(), many(), many(), many(), one(), one(), one(), one(), zeros(WAITING),
-        [(one(), one()) for _ in 1:WAITING], 0, 0, NoisyRecord(), 0.0, 1.0, 0, 0, 0.0, false, false,
+        BatchField(diffusion, rows, targets, NOISY_STAGES; threaded), (rows, drift.n_states), rtol, atol, max_steps; kinetic,
+    )
+end
+
+"""
+    NoisySolve(drift, diffusion, shape, rtol, atol, max_steps; kinetic = 0.0)
+
+A solve of states of that shape with any two fields; see [`AdaptiveSolve`](@ref).
+"""
+function NoisySolve(drift, diffusion, shape::NTuple{2, Int}, rtol, atol, max_steps; kinetic = 0.0)
+    one() = zeros(shape)
+    many() = [one() for _ in 1:NOISY_STAGES]
+    return NoisySolve(
+        drift, diffusion, rtol, atol, max_steps, kinetic, many(), many(), many(), one(), one(), one(), one(), one(), one(), one(),
+        one(), one(), many(), many(), many(), one(), one(), one(), one(), zeros(WAITING), [(one(), one()) for _ in 1:WAITING], 0, 0,
+        NoisyRecord(), 0.0, 1.0, 0, 0, 0.0, false, false,
     )
 end
 
@@ -210,11 +221,8 @@ function solve!(
         ys::AbstractArray{Float64, 3}, s::NoisySolve, p::AbstractVector, y0::AbstractMatrix, t0::Float64, t1::Float64,
         times::AbstractVector, draws::AbstractArray{Float64, 4}; dt::Float64 = 0.1 * (t1 - t0),
     )
-    for field in (s.drift, s.diffusion)
-        fill!(field.start, 0.0)
-        fill!(field.length, 1.0)
-        prepare!(field, p, field.start, field.length)
-    end
+    prepare!(s.drift, p)
+    prepare!(s.diffusion, p)
     foreach(noise -> fill!(noise, 0.0), s.noises)
     s.t0, s.t1, s.n_times = t0, t1, length(times)
     copyto!(s.y0, y0)

@@ -1,0 +1,110 @@
+"What the layers have in common, checked."
+struct Setting{R <: Tuple}
+    t0::Float64
+    t1::Float64
+    rtol::Float64
+    atol::Float64
+    max_steps::Int
+    with_time::Bool
+    regularize::R
+end
+
+function Setting(owner; t0, t1, rtol, atol, max_steps, with_time, regularize)
+    isfinite(t0) && isfinite(t1) && t1 > t0 || throw(ArgumentError("$owner: t1 must be after t0, not $t0 to $t1"))
+    rtol >= 0 && atol >= 0 && rtol + atol > 0 || throw(ArgumentError("$owner: rtol and atol must be 0 or more, and not both 0"))
+    max_steps >= 1 || throw(ArgumentError("$owner: max_steps must be positive, not $max_steps"))
+    regularizers = PySciML.read_regularizers(regularize)
+    PySciML.end_shift(regularizers) < t1 - t0 || throw(ArgumentError("$owner: b of RandomEndTime must be less than t1 - t0"))
+    return Setting(Float64(t0), Float64(t1), Float64(rtol), Float64(atol), Int(max_steps), Bool(with_time), regularizers)
+end
+
+struct NeuralODELayer{M, S <: Setting} <: Lux.AbstractLuxContainerLayer{(:model,)}
+    model::M
+    method::ExplicitMethod
+    setting::S
+end
+
+PySciML.NeuralODE(
+    model; t0 = 0.0, t1 = 1.0, regularize = (), rtol = 1.0e-6, atol = 1.0e-6, algorithm = "Tsit5", max_steps = 256, with_time = false,
+) = NeuralODELayer(
+    model, PySciML.explicit_method(algorithm), Setting("NeuralODE"; t0, t1, rtol, atol, max_steps, with_time, regularize),
+)
+
+struct NeuralSDELayer{F, G, S <: Setting} <: Lux.AbstractLuxContainerLayer{(:drift, :diffusion)}
+    drift::F
+    diffusion::G
+    setting::S
+end
+
+PySciML.NeuralSDE(
+    drift, diffusion; t0 = 0.0, t1 = 1.0, regularize = (), rtol = 0.1, atol = 0.1, max_steps = 256, with_time = false,
+) = NeuralSDELayer(drift, diffusion, Setting("NeuralSDE"; t0, t1, rtol, atol, max_steps, with_time, regularize))
+
+const Layer = Union{NeuralODELayer, NeuralSDELayer}
+
+models(layer::NeuralODELayer) = (layer.model,)
+models(layer::NeuralSDELayer) = (layer.drift, layer.diffusion)
+method(layer::NeuralODELayer) = layer.method
+method(::NeuralSDELayer) = nothing
+parts(layer::NeuralODELayer, given) = (given.model,)
+parts(layer::NeuralSDELayer, given) = (given.drift, given.diffusion)
+
+training_state(rng) = (; rng = Lux.replicate(rng), training = Val(true), progress = 1.0)
+
+Lux.initialstates(rng::PySciML.Random.AbstractRNG, layer::NeuralODELayer) =
+    (; model = Lux.initialstates(rng, layer.model), training_state(rng)...)
+Lux.initialstates(rng::PySciML.Random.AbstractRNG, layer::NeuralSDELayer) = (;
+    drift = Lux.initialstates(rng, layer.drift), diffusion = Lux.initialstates(rng, layer.diffusion), training_state(rng)...,
+)
+
+(layer::Layer)(y0::AbstractArray, ps, st::NamedTuple) = layer((y0, nothing), ps, st)
+
+function (layer::Layer)(given::Tuple{AbstractVector, Any}, ps, st::NamedTuple)
+    out, st = layer((reshape(given[1], :, 1), given[2]), ps, st)
+    y = given[2] === nothing ? vec(out.y) : reshape(out.y, size(out.y, 1), :)
+    return (; out..., y), st
+end
+
+function (layer::Layer)(given::Tuple{AbstractMatrix, Any}, ps, st::NamedTuple)
+    y0, ts = given
+    job, draws, rng = ignore_derivatives(() -> prepared(layer, y0, ts, st))
+    y, regularization, evaluations, steps, rejected, success =
+        solution(job, models(layer), y0, parts(layer, ps), parts(layer, st), draws)
+    return (; y, regularization, evaluations, steps, rejected, success), (; st..., rng)
+end
+
+"A solve's job, its random numbers, and the generator after them."
+function prepared(layer::Layer, y0, ts, st)
+    y0 isa Array || throw(ArgumentError("the layers solve arrays in main memory, and not $(typeof(y0))"))
+    s, rng = layer.setting, Lux.replicate(st.rng)
+    regularizers = st.training isa Val{true} ? s.regularize : ()
+    noise() = layer isa NeuralSDELayer ? randn(rng, size(y0)..., 2) : nothing
+    terms = map(r -> Term(r, PySciML.coefficient(r, st.progress), rand(rng), noise()), regularizers)
+    shift = PySciML.end_shift(regularizers)
+    t1 = s.t1 + (shift == 0 ? 0.0 : shift * (2 * rand(rng) - 1))
+    times = ts === nothing ? nothing : moved(Float64.(ts), s, t1)
+    job = Job(method(layer), s.rtol, s.atol, s.max_steps, s.with_time, s.t0, t1, times, terms)
+    return job, Draws(size(y0), rand(rng, UInt64)), rng
+end
+
+"Output times, of which the end moves with the end, checked."
+function moved(times::Vector{Float64}, s::Setting, t1::Float64)
+    isempty(times) && throw(ArgumentError("there are no times to solve for"))
+    issorted(times) && s.t0 <= first(times) && last(times) <= s.t1 ||
+        throw(ArgumentError("times must ascend from $(s.t0) to $(s.t1) at most, not from $(first(times)) to $(last(times))"))
+    return t1 == s.t1 ? times : map(t -> t >= s.t1 ? t1 : min(t, t1), times)
+end
+
+"""
+    Draws(shape, seed)
+
+Called with how many attempts had their random numbers, it gives those of the next: always the same ones, whoever asks.
+"""
+struct Draws
+    shape::NTuple{2, Int}
+    seed::UInt64
+end
+
+const DRAWS_AT_ONCE = 32
+
+(draws::Draws)(known::Int) = randn(PySciML.Xoshiro(draws.seed + UInt64(known)), draws.shape..., 2, DRAWS_AT_ONCE)

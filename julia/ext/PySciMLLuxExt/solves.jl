@@ -1,0 +1,82 @@
+"What a solve is, apart from its model and its numbers."
+struct Job{T <: Tuple}
+    method::Union{Nothing, ExplicitMethod}
+    rtol::Float64
+    atol::Float64
+    max_steps::Int
+    with_time::Bool
+    t0::Float64
+    t1::Float64
+    times::Union{Nothing, Vector{Float64}}
+    terms::T
+end
+
+kinetic(job::Job) = sum(term -> term.regularizer isa PySciML.KineticEnergy ? term.coefficient : 0.0, job.terms; init = 0.0)
+
+n_stages(job::Job) = job.method === nothing ? PySciML.NOISY_STAGES : PySciML.n_stages(job.method)
+
+"A model as the field of a job."
+field_of(job::Job, ::Type{T}, model, shape, ps, st, config) where {T} =
+    NetworkField{T}(model, ps, st, shape, n_stages(job), job.with_time, config)
+
+"The solution of a job, as `(y, regularization, evaluations, steps, rejected, success)`."
+solution(job::Job, models, y0, ps, st, draws) = first(solved(job, models, y0, ps, st, draws, nothing))
+
+"The models of a job: one, or drift and diffusion. Returns the solution, and the solve to go back through."
+function solved(job::Job, models::Tuple{Any}, y0::AbstractMatrix{T}, ps, st, draws, config) where {T}
+    field = field_of(job, T, models[1], size(y0), ps[1], st[1], config)
+    s = AdaptiveSolve(field, job.method, size(y0), job.rtol, job.atol, job.max_steps; kinetic = kinetic(job))
+    ys = zeros(size(y0)..., job.times === nothing ? 0 : length(job.times))
+    PySciML.solve!(ys, s, Float64[], Float64.(y0), Float64[], Float64[], job.t0, job.t1, something(job.times, Float64[]))
+    return outcome(job, s, ys, T, s.n_rhs, s.n_steps, s.n_rejected)
+end
+
+function solved(job::Job, models::Tuple{Any, Any}, y0::AbstractMatrix{T}, ps, st, draws, config) where {T}
+    drift, diffusion = (field_of(job, T, models[k], size(y0), ps[k], st[k], config) for k in 1:2)
+    s = NoisySolve(drift, diffusion, size(y0), job.rtol, job.atol, job.max_steps; kinetic = kinetic(job))
+    ys = zeros(size(y0)..., job.times === nothing ? 0 : length(job.times))
+    numbers = draws(0)
+    while true
+        PySciML.solve!(ys, s, Float64[], Float64.(y0), job.t0, job.t1, something(job.times, Float64[]), numbers)
+        s.wants_draws || break
+        numbers = cat(numbers, draws(size(numbers, 4)); dims = 4)
+    end
+    return outcome(job, s, ys, T, PySciML.NOISY_STAGES * s.attempts, s.count, s.attempts - s.count)
+end
+
+function outcome(job::Job, s, ys, ::Type{T}, evaluations, steps, rejected) where {T}
+    y1 = copy(PySciML.final_state(s)) # local terms take steps of their own
+    y = T.(job.times === nothing ? y1 : ys)
+    s.success || fill!(y, T(NaN))
+    total = T(PySciML.regularization(job.terms, s, y1))
+    return (y, total, evaluations, steps, rejected, s.success), s, y1
+end
+
+fields(s::AdaptiveSolve) = (s.field,)
+fields(s::NoisySolve) = (s.drift, s.diffusion)
+
+function ChainRulesCore.rrule(
+        config::RuleConfig{>:HasReverseMode}, ::typeof(solution), job::Job, models, y0::AbstractMatrix{T}, ps, st, draws,
+    ) where {T}
+    found, s, y1 = solved(job, models, y0, ps, st, draws, config)
+    function back(given)
+        bars = unthunk(given)
+        bars isa AbstractZero && return ntuple(_ -> NoTangent(), 7)
+        y_bar, total_bar = unthunk(bars[1]), unthunk(bars[2])
+        ys_bar = zeros(size(y0)..., job.times === nothing ? 0 : length(job.times))
+        y1_bar, y0_bar = zeros(size(y0)), zeros(size(y0))
+        y_bar isa AbstractZero || copyto!(job.times === nothing ? y1_bar : ys_bar, y_bar)
+        weight = total_bar isa AbstractZero ? 0.0 : Float64(total_bar)
+        error_bar, stiffness_bar = zeros(s.count), zeros(s.count)
+        PySciML.estimate_bars!(error_bar, stiffness_bar, job.terms, s, weight)
+        if s isa AdaptiveSolve
+            PySciML.pull!(y0_bar, s, ys_bar, y1_bar, error_bar, stiffness_bar, zeros(s.count), weight)
+        else
+            PySciML.pull!(y0_bar, s, ys_bar, y1_bar, error_bar, stiffness_bar, weight)
+        end
+        PySciML.pull_local!(job.terms, s, y1, weight)
+        ps_bar = ChainRulesCore.Tangent{typeof(ps)}(map(field -> field.ps_bar, fields(s))...)
+        return NoTangent(), NoTangent(), NoTangent(), T.(y0_bar), ps_bar, NoTangent(), NoTangent()
+    end
+    return found, back
+end
