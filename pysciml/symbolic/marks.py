@@ -38,7 +38,7 @@ class implicit(sp.Function):  # noqa: N801  (named as SymPy names its functions)
     -----
     A stiff state can be off by more than the tolerance where a term that is not marked enters its equation: the
     order of these methods falls there, and the KenCarp methods' estimate of the error, smoothed by the implicit
-    part, does not see it. ``smooth_est=False`` takes the estimate as it is, for more steps.
+    part, does not see it. ``"KenCarp4(smooth_est=false)"`` takes the estimate as it is, for more steps.
 
     U. M. Ascher, S. J. Ruuth & R. J. Spiteri, Appl. Numer. Math. 25 (1997) 151-167; C. A. Kennedy & M. H.
     Carpenter, Appl. Numer. Math. 44 (2003) 139-181.

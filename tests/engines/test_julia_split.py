@@ -50,12 +50,13 @@ def test_adaptive_methods_solve_the_stiff_part_implicitly(alg: str) -> None:
     Smoothed, as by default, the estimate loses what the explicit part leaves in a stiff state: there the order of
     the additive methods falls, and no step is refused for it (the next test holds the other state alone).
     """
-    options = {"rtol": 1e-7, "atol": 1e-7, "saveat": [0.5, 1.0]} | ({} if alg == "ARS343" else {"smooth_est": False})
+    options = {"rtol": 1e-7, "atol": 1e-7, "saveat": [0.5, 1.0]}
+    unsmoothed = alg if alg == "ARS343" else f"{alg}(smooth_est=false)"
     marked, whole = relaxation(implicit, 1e6), relaxation(plain, 1e6)
     exact = solve(whole, "Rodas5P", rtol=1e-10, atol=1e-10, saveat=[0.5, 1.0])
     for problem in (marked, whole):  # without marks everything is implicit, as before there were any
-        sol = solve(problem, alg, **options)
-        assert sol.attrs["algorithm"] == alg
+        sol = solve(problem, unsmoothed, **options)
+        assert sol.attrs["algorithm"].startswith(alg)
         np.testing.assert_allclose(sol.x, exact.x, rtol=1e-5)
         np.testing.assert_allclose(sol.y, exact.y, rtol=1e-5)
 
@@ -70,10 +71,14 @@ def test_a_smoothed_estimate_holds_the_state_that_is_not_stiff(alg: str) -> None
 
 
 def test_the_other_part_is_explicit() -> None:
-    """Marking the wrong term leaves the stiff one to be solved explicitly, with steps of some 1/k."""
+    """Marking the wrong term leaves the stiff one to be solved explicitly, with steps of some 1/k.
+
+    The smoothed estimate of the error does not see that well either: it lets such a solve go up.
+    """
     slow = ps.System([ps.Eq(D(x), -k * (x - sp.cos(t)) + implicit(y)), ps.Eq(D(y), -x * y)])
-    right = solve(relaxation(implicit, 1e4), "KenCarp4", rtol=1e-4, atol=1e-4)
-    wrong = solve(ps.Problem(slow, {x: 1, y: 0.5}, (0, 1), {k: 1e4}), "KenCarp4", rtol=1e-4, atol=1e-4)
+    alg, options = "KenCarp4(smooth_est=false)", {"rtol": 1e-4, "atol": 1e-4}
+    right = solve(relaxation(implicit, 1e4), alg, **options)
+    wrong = solve(ps.Problem(slow, {x: 1, y: 0.5}, (0, 1), {k: 1e4}), alg, **options)
     assert right.attrs["n_steps"] < 100
     assert wrong.attrs["n_steps"] > 1000
     assert wrong.x[-1].item() == pytest.approx(right.x[-1].item(), rel=1e-3)

@@ -46,7 +46,7 @@ REGULARIZERS = {
     "stiffness": (ps.StiffnessEstimate(0.2),),
     "local, unbiased": (ps.LocalErrorEstimate(2.5), ps.LocalStiffnessEstimate(0.1, sampling="biased")),
     "local, biased": (ps.LocalErrorEstimate(2.5, sampling="biased"), ps.LocalStiffnessEstimate(0.1)),
-    "kinetic and end": (ps.KineticEnergy(0.1), ps.RandomEndTime(0.05)),
+    "kinetic and end": (ps.KineticEnergy(0.1), ps.RandomEndTime(0.04)),
     "through steps": (ps.ErrorEstimate(0.5, through_steps=True), ps.StiffnessEstimate(0.1), ps.KineticEnergy(0.1)),
 }
 
@@ -172,14 +172,13 @@ OPTIONS = {"trainable": ["nn", a, x], "log": [a], "learning_rate": 2e-2, "segmen
 @pytest.mark.julia
 @pytest.mark.usefixtures("julia_engine")
 @pytest.mark.parametrize("name", ["error", "local, unbiased", "kinetic and end"])
-def test_a_fit_ends_where_that_on_jax_does(name):
-    both = [
-        ps.fit(make_problem(), make_data(), epochs=30, batch_size=2, validation=0.2, regularize=REGULARIZERS[name],
+def test_a_fit_goes_the_way_of_that_on_jax(name):
+    """For some epochs: rounding grows with every one."""
+    on_jax, on_julia = (
+        ps.fit(make_problem(), make_data(), epochs=8, batch_size=2, validation=0.2, regularize=REGULARIZERS[name],
                engine=engine, **OPTIONS)
         for engine in ("jax", "julia")
-    ]  # fmt: skip
-    on_jax, on_julia = both
-    assert on_julia.loss < 0.8 * float(on_julia.history.loss[0])
+    )  # fmt: skip
     assert on_julia.problem.p == pytest.approx(on_jax.problem.p, abs=1e-7)
     assert on_julia.problem.u0 == pytest.approx(on_jax.problem.u0, abs=1e-7)
     assert np.array_equal(on_julia.history.n_rhs, on_jax.history.n_rhs)
@@ -187,6 +186,14 @@ def test_a_fit_ends_where_that_on_jax_does(name):
         assert on_julia.history[column].values == pytest.approx(on_jax.history[column].values, rel=1e-6)
     assert on_julia.options["engine"] == "julia"
     assert on_julia.solution.attrs["engine"].lower().startswith("julia")
+
+
+@pytest.mark.julia
+@pytest.mark.usefixtures("julia_engine")
+def test_a_fit_on_julia_learns():
+    result = ps.fit(make_problem(), make_data(), epochs=30, regularize=REGULARIZERS["error"], engine="julia", **OPTIONS)
+    assert result.loss < 0.8 * float(result.history.loss[0])
+    assert result.history.n_rhs[-1] < result.history.n_rhs[0]
 
 
 @pytest.mark.julia
