@@ -106,6 +106,104 @@ def test_names_shapes_and_sizes_that_could_end_the_process() -> None:
     assert run(MODELS, timeout=300).split()[-1] == "survived"
 
 
+SUMS = """
+import numpy as np
+import pydiffsol
+from pysciml.engines.native.emit import emit
+from pysciml.engines.native.library import Compiled
+from pysciml.engines.native.lower import lower
+from pysciml.graph import GraphBuilder, ops
+
+for source in ("parameters", "times", "states"):
+    for terms in {terms}:
+        b = GraphBuilder(40, 40)
+        leaf = {{
+            "parameters": b.param,
+            "times": lambda k: b.call(ops.SIN, b.mul(b.param(k), b.time())),
+            "states": b.state,
+        }}[source]
+        others = [b.state(39), b.param(39), b.call(ops.EXP, b.time())]
+        weights = [1.0 if k == terms // 2 else 0.1 * (k + 1) for k in range(terms)]
+        parts = [b.mul(b.constant(w), leaf(k * {stride})) for k, w in enumerate(weights)]
+        total = b.sum([*parts, *others])
+        graph = b.build({{"rhs": [total] + [b.mul(b.call(ops.COS, total), b.state(k)) for k in range(1, 40)]}})
+        written = emit(lower(graph, ["rhs"]), np.ones(40, dtype=bool), vectors=True)
+        ode = pydiffsol.Ode(written.text, matrix_type=pydiffsol.nalgebra_dense, linear_solver=pydiffsol.lu)
+        u, p = np.cos(np.arange(40.0)), np.sin(np.arange(40.0))
+        order = np.arange(40) if written.order is None else written.order
+        found = np.empty(40)
+        found[order] = ode.rhs(np.concatenate([p, [0.0], u[order]]), 0.3, u[order])
+        np.testing.assert_allclose(found, graph.evaluate("rhs", u, p, 0.3), rtol=1e-13, atol=1e-14)
+        print(source, terms)
+"""
+
+
+@pytest.mark.parametrize(("stride", "terms"), [(1, (2, 3, 4, 16, 17, 32)), (2, (2, 3, 16, 17))])
+def test_sums_of_any_length_and_of_anything(stride: int, terms: tuple[int, ...]) -> None:
+    """Sums of two elements of a vector were the death of processes: see ``vectorize._ADDENDS``."""
+    assert len(run(SUMS.format(stride=stride, terms=terms), timeout=600).splitlines()) == 3 * len(terms)
+
+
+IRREGULAR = """
+import random
+import numpy as np
+from scipy.integrate import solve_ivp
+from pysciml.engines.base import SolveOptions
+from pysciml.engines.native import NativeEngine, emit
+from pysciml.graph import GraphBuilder, Model, ops
+
+if {vectors}:  # however small
+    emit.SCALAR_OPERATIONS = emit.IRREGULAR_OPERATIONS = 0
+for seed in {seeds}:
+    r = random.Random(seed)
+    n, m = {n}, 6
+    b = GraphBuilder(n, m)
+    known = [b.param(k) for k in range(m)]
+    moving = [b.call(ops.SIN, b.mul(b.param(k), b.time())) for k in range(2)]
+    states = [b.state(k) for k in range(n)]
+
+    def leaf(pool):
+        return r.choice(r.choice(pool)) if r.random() < 0.8 else b.constant(round(r.uniform(-2, 2), 3))
+
+    def expression(budget, pool):
+        if budget <= 0:
+            return leaf(pool)
+        kind, half = r.random(), r.randint(0, budget - 1)
+        if kind < 0.3:
+            return b.call(r.choice((ops.SIN, ops.COS, ops.TANH)), expression(budget - 1, pool))
+        if kind < 0.5:
+            return b.mul(expression(half, pool), b.call(ops.COS, expression(budget - 1 - half, pool)))
+        if kind < 0.6:
+            return b.div(expression(budget - 2, pool), b.add(b.constant(1.5), b.call(ops.EXP, leaf(pool))))
+        terms = [b.mul(b.constant(round(r.uniform(-1, 1), 3)), leaf(pool)) for _ in range(r.randint(1, 6))]
+        return b.sum([expression(budget - 1 - len(terms), pool), *terms])
+
+    known += [expression(6, [known]) for _ in range(4)]
+    moving += [expression(6, [known, moving]) for _ in range(4)]
+    rows = [b.call(ops.SIN, expression({operations}, [known, moving, states, states])) for _ in range(n)]
+    names = tuple(f"x{{k}}" for k in range(n))
+    graph = b.build({{"rhs": rows}})
+    model = Model(graph, "ode", "irregular", names, tuple("abcdef"), (), np.ones(n, dtype=bool))
+    u0, p, times = np.linspace(-1, 1, n), np.linspace(0.5, 1.5, m), np.linspace(0, 1, 5)
+    found = NativeEngine().solve(model, u0, p, (0.0, 1.0), "Tsit5", SolveOptions(1e-9, 1e-11, times))
+    rhs = lambda t, u: graph.evaluate("rhs", u, p, t)
+    expected = solve_ivp(rhs, (0, 1), u0, "DOP853", times, rtol=1e-11, atol=1e-12).y
+    np.testing.assert_allclose(found.u, expected, rtol=1e-6, atol=1e-7)
+    print("agrees", emit.count_operations(graph))
+"""
+
+
+def test_irregular_models_end_no_process_and_agree_with_scipy() -> None:
+    code = IRREGULAR.format(vectors=True, seeds="range(12)", n=4, operations=8)
+    assert run(code, timeout=600).count("agrees") == 12
+
+
+def test_an_irregular_model_of_more_than_a_thousand_operations() -> None:
+    word, operations = run(IRREGULAR.format(vectors=False, seeds="[1]", n=30, operations=33), timeout=600).split()
+    assert word == "agrees"
+    assert int(operations) > 1000
+
+
 INTERRUPTED = """
 import sympy as sp
 import pysciml as ps

@@ -30,6 +30,10 @@ from pysciml.graph import Graph, ops
 
 #: Sums of more terms than this are linear combinations, shorter ones are part of a template.
 _SHORT_SUM: Final = 4
+#: One sum of at most so many terms is written term by term. At least two they must be: DiffSL's loop for the
+#: sum of a vector of two ends the process. Its compiler has LLVM's instruction combiner verify that going over a
+#: function once was enough, LLVM aborts where it was not, and for the counter of that loop it seldom is.
+_ADDENDS: Final = 16
 #: A gather in at most this many pieces is written as slices.
 _SLICES: Final = 8
 #: Heights of blocks that are tried for a sparse product. LLVM unrolls shorter loops completely,
@@ -447,11 +451,18 @@ class _Vectors:
         if len(entries) == size:  # one entry a row
             return self._scaled(list(entries.values()), self._gather(source, columns))
         if size == 1:
-            gathered = self._gather(source, columns)
-            vector = self._define("g", self._scaled(list(entries.values()), gathered), len(columns))
-            return self._define("v", vector, 1)
+            return self._sum(source, columns, list(entries.values()))
         flat = [(row, column, value) for (row, column), value in entries.items()]
         return self._define("v", self._multiply(flat, size, source), size)
+
+    def _sum(self, source: str, columns: Sequence[int], factors: Sequence[float]) -> str:
+        """Write one sum: a short one term by term, a long one as DiffSL's loop over a vector."""
+        if len(columns) <= _ADDENDS:
+            elements = [self._element(_Leaf(source, column, 0.0)) for column in columns]
+            scaled = zip(factors, elements, strict=True)
+            return " + ".join(x if factor == 1.0 else f"{number(factor).text} * {x}" for factor, x in scaled)
+        vector = self._define("g", self._scaled(factors, self._gather(source, columns)), len(columns))
+        return self._define("v", vector, 1)
 
     def _multiply(self, entries: Sequence[tuple[int, int, float]], size: int, source: str) -> str:
         """Write a sparse product as one product, or by blocks of rows where that compiles faster.
