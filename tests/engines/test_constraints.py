@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 
 import pysciml as ps
 from pysciml.engines.base import registry
+from pysciml.engines.native import emit
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph.manifold import on_manifold
 
@@ -255,10 +256,10 @@ def test_julia_source_projects() -> None:
     assert "# out[5] is tension" in text
 
 
-def test_what_the_native_compiler_would_choke_on_is_refused_and_others_named() -> None:
-    """A chain of six pendulums: so many irregular operations end the process of some versions of LLVM."""
-    n = 6
-    places = [(sp.Integer(0), sp.Integer(0)), *zip(ps.variables(f"X:{n}"), ps.variables(f"Y:{n}"), strict=True)]
+def hanging_chain(n: int) -> tuple[ps.System, list[sp.Expr], list[sp.Expr]]:
+    """Rods of length one that hang on each other, and the coordinates of their ends, across and up."""
+    across, up = [sp.Integer(0), *ps.variables(f"X:{n}")], [sp.Integer(0), *ps.variables(f"Y:{n}")]
+    places = list(zip(across, up, strict=True))
     pulls = [*ps.variables(f"L:{n}"), sp.Integer(0)]
     rods = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(places)]
     rods.append((sp.Integer(0), sp.Integer(0)))
@@ -268,8 +269,24 @@ def test_what_the_native_compiler_would_choke_on_is_refused_and_others_named() -
             force = pulls[i + 1] * rods[i + 1][axis] - pulls[i] * rods[i][axis] - weight
             equations.append(Eq(D(places[i + 1][axis], 2), force))
         equations.append(Eq(rods[i][0] ** 2 + rods[i][1] ** 2, 1))
-    chain = ps.System(equations, name="chain")
-    assert (chain.index, len(chain.constraints)) == (3, 2 * n)
-    with pytest.raises(UnsupportedError, match=r"'chain'.* operations.*engine='jax'"):
-        registry()["native"].check(chain.model, None)
-    registry()["jax"].check(chain.model, None)
+    energy = sum(D(v) ** 2 / 2 for v in (*across[1:], *up[1:])) + 9.81 * sum(up)
+    return ps.System(equations, observed={"energy": energy}, name="chain"), across[1:], up[1:]
+
+
+def test_irregular_systems_of_any_size_are_not_refused() -> None:
+    chain, _, _ = hanging_chain(6)
+    assert (chain.index, len(chain.constraints)) == (3, 12)
+    registry()["native"].check(chain.model, None)
+
+
+def test_constraints_written_as_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large systems are written: the energy is kept, and so is the length of the rods."""
+    monkeypatch.setattr(emit, "SCALAR_OPERATIONS", 0)
+    monkeypatch.setattr(emit, "IRREGULAR_OPERATIONS", 0)
+    chain, across, up = hanging_chain(2)
+    u0 = {v: float(k + 1) for k, v in enumerate(across)} | dict.fromkeys(up, 0.0)
+    u0 |= {D(v): 0.0 for v in (*across, *up)}
+    sol = ps.solve(ps.Problem(chain, u0, (0, 2)), engine="native", rtol=1e-9, atol=1e-9, saveat=0.1)
+    first, second = np.hypot(sol.X0, sol.Y0), np.hypot(sol.X1 - sol.X0, sol.Y1 - sol.Y0)
+    np.testing.assert_allclose([first, second], 1, rtol=1e-12)
+    np.testing.assert_allclose(sol.energy, 0, atol=1e-5)

@@ -14,7 +14,6 @@ from pysciml.engines.base import Array, Engine, RawSolution, Sensitivities, Solv
 from pysciml.engines.manifold import solve_on_manifold
 from pysciml.engines.native import auto, events, fields, line
 from pysciml.engines.native.compile import prepare
-from pysciml.engines.native.emit import IRREGULAR_OPERATIONS
 from pysciml.engines.native.initial import InconsistentError, consistent, structurally_singular
 from pysciml.engines.native.lower import SUPPORTED
 from pysciml.engines.native.sensitivity import forward
@@ -74,7 +73,7 @@ class NativeEngine(Engine):
         if model.fields:
             fields.check(self, model, algorithm)
             return
-        constrained, model = bool(model.constraints), on_manifold(model)
+        model = on_manifold(model)
         refuse_steps(model, self.name)
         if algorithm in fields.ALGORITHMS:
             raise UnsupportedError(
@@ -90,14 +89,6 @@ class NativeEngine(Engine):
         if missing:
             raise UnsupportedError(
                 f"the native engine cannot evaluate {', '.join(missing)}; {self._able(model)}",
-                engine=self.name,
-                algorithm=algorithm,
-            )
-        if constrained and prepare(model).operations > IRREGULAR_OPERATIONS:
-            raise UnsupportedError(
-                f"the equations of {model.name!r} and what keeps them on their constraints are "
-                f"{prepare(model).operations} operations, and the native engine compiles {IRREGULAR_OPERATIONS} of "
-                f"that kind; {self._able(model)}",
                 engine=self.name,
                 algorithm=algorithm,
             )
