@@ -88,7 +88,6 @@ def test_a_result_is_written_and_read_as_netcdf(engine, tmp_path):
 
 
 def test_a_result_is_written_and_read_as_zarr(engine, tmp_path):
-    pytest.importorskip("zarr", reason="zarr comes with the extra [dask]")
     sol = ps.solve(problem, saveat=0.25)
     sol.to_zarr(tmp_path / "fall.zarr", consolidated=False)
     with xr.open_zarr(tmp_path / "fall.zarr", consolidated=False) as read:

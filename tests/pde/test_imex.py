@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import util
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,6 @@ import pytest
 import sympy as sp
 
 import pysciml as ps
-
-pytestmark = pytest.mark.skipif(util.find_spec("diffrax") is None, reason="no JAX")
 
 D, t = ps.D, ps.t
 x, X, Y = ps.coordinates("x X Y")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ import pytest
 import sympy as sp
 
 import pysciml as ps
-
-needs_jax = pytest.mark.skipif(util.find_spec("diffrax") is None, reason="no JAX")
 
 D, t = ps.D, ps.t
 x, X, Y = ps.coordinates("x X Y")
@@ -26,7 +23,6 @@ def line(rate: Any, boundary: Any = None, initial: Any = 0, span: Any = (0, 2)) 
     return ps.PDESystem([ps.Eq(D(w), rate)], {x: span}, {x: boundary or ps.Periodic()}, {w: initial})
 
 
-@needs_jax
 def test_the_modes_of_the_stochastic_heat_equation_have_their_stationary_variance() -> None:
     """Each Fourier mode is an Ornstein-Uhlenbeck process; Euler-Maruyama's own stationary law is known exactly."""
     n, length, paths, dt = 16, 2.0, 300, 0.02
@@ -72,7 +68,6 @@ def test_the_noise_of_a_cell_is_divided_by_the_root_of_its_size() -> None:
     np.testing.assert_array_equal(cols, [np.arange(20), 20 + np.arange(20) % 4, [24] * 20])
 
 
-@needs_jax
 @pytest.mark.parametrize("alg", ["EM", "RKMil"])
 def test_multiplicative_noise_is_ito(alg: str) -> None:
     """Without diffusion each cell is a geometric Brownian motion: in the mean nothing changes."""
@@ -87,7 +82,6 @@ def test_multiplicative_noise_is_ito(alg: str) -> None:
     assert abs(correlation) < 4 / np.sqrt(500)
 
 
-@needs_jax
 def test_noise_in_time_alone_moves_all_places_together() -> None:
     shared = ps.brownian("shared")
     problem = line(D(w, x, 2) / 50 + s * shared).discretize({x: 12}).problem((0, 1), {s: 0.5})
@@ -100,7 +94,6 @@ def test_noise_in_time_alone_moves_all_places_together() -> None:
     assert (alone.attrs["algorithm"], alone.attrs["calculus"], alone.attrs["seed"]) == ("EM", "Ito", 5)
 
 
-@needs_jax
 def test_without_a_step_size_one_is_taken_that_diffusion_allows() -> None:
     problem = line(k * D(w, x, 2) + s * white).discretize({x: 16}).problem((0, 20), {k: 0.5, s: 0.1})
     sol = ps.solve(problem, seed=0, saveat=[10.0, 20.0])
@@ -144,7 +137,6 @@ def test_what_cannot_solve_it_says_so() -> None:
         ps.PDESystem([ps.Eq(0, D(w, x, 2) + white)], {x: (0, 1)}, {x: ps.Dirichlet(0)})
 
 
-@needs_jax
 @pytest.mark.parametrize("alg", ["Tsit5", "QNDF", "SRA1", "Milstein", "SOSRA"])
 def test_methods_that_do_not_fit_are_named(alg: str) -> None:
     problem = line(D(w, x, 2) + s * w * white).discretize({x: 8}).problem((0, 1), {s: 1})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import util
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,7 @@ from pysciml.graph.field_jacobian import jacobian
 
 D, t = ps.D, ps.t
 X, Y = ps.coordinates("X Y")
-ENGINES = [
-    "native",
-    pytest.param("jax", marks=pytest.mark.skipif(util.find_spec("diffrax") is None, reason="no JAX")),
-]
+ENGINES = ["native", "jax"]
 
 
 def brusselator(n: int = 16) -> Any:
@@ -176,7 +172,6 @@ def test_a_shock_moves_at_its_speed_and_weno_does_not_overshoot() -> None:
     assert float(sol.u.min()) > -0.01
 
 
-@pytest.mark.skipif(util.find_spec("diffrax") is None, reason="no JAX")
 def test_etdrk4_is_of_fourth_order() -> None:
     u = ps.fields("u", X)
     system = ps.PDESystem(
@@ -192,7 +187,6 @@ def test_etdrk4_is_of_fourth_order() -> None:
     assert errors[1] < 5e-4
 
 
-@pytest.mark.skipif(util.find_spec("diffrax") is None, reason="no JAX")
 def test_etdrk4_keeps_what_fields_do_to_each_other() -> None:
     """Linear terms in another field are no part of a field's own exponential."""
     u, v = ps.fields("u v", X)
