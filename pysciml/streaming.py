@@ -9,7 +9,6 @@ ended with, read from the store or not, so that a solve that goes on after a kil
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -22,13 +21,13 @@ import xarray as xr
 from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.ensemble import arrays
 from pysciml.ensemble.identity import compare, fingerprint, versions_of
+from pysciml.ensemble.manifest import MANIFEST, manifest_text, read_manifest
 from pysciml.ensemble.target import Target, read_target
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.problem import Problem
 from pysciml.results import attributes, to_dataset
 
 _FORMAT: Final = "pysciml-solution-1"
-_MANIFEST: Final = f"{arrays.BOOKS}/manifest.json"
 #: Bytes of states that are solved for before they are written.
 _BYTES: Final = 2**25
 _KINDS: Final = ("ode", "dae", "sde")
@@ -82,30 +81,20 @@ class Manifest:
         ProblemError
             If there is something, but not a solution.
         """
-        text = target.read(_MANIFEST)
-        if text is None:
-            if target.occupied():
-                raise ProblemError(
-                    f"store: {target} exists and is not a solution of pysciml; nothing is ever overwritten: "
-                    "name another place, or remove it yourself",
-                    symbol="store",
-                )
-            return None
-        try:
-            content: dict[str, Any] = json.loads(text)
-            if content.pop("format") != _FORMAT:
-                raise ProblemError(
-                    f"store: {target} holds something else than a single solution; nothing is ever overwritten: "
-                    "name another place, or remove it yourself",
-                    symbol="store",
-                )
-            return cls(**content)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ProblemError(f"store: the manifest of {target} cannot be read: {error!r}", symbol="store") from error
+        return read_manifest(
+            target,
+            "a solution",
+            _FORMAT,
+            lambda _: (
+                "holds something else than a single solution; nothing is ever overwritten: "
+                "name another place, or remove it yourself"
+            ),
+            lambda content: cls(**content),
+        )
 
     def write(self, target: Target) -> None:
         """Replace that of the store."""
-        target.write(_MANIFEST, json.dumps({"format": _FORMAT, **asdict(self)}).encode())
+        target.write(MANIFEST, manifest_text(_FORMAT, asdict(self)))
 
     def add(self, raw: RawSolution) -> None:
         """Count a piece."""

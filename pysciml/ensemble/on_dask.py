@@ -21,7 +21,8 @@ from typing import Any, Final
 from pysciml.ensemble.driver import ClusterLostError, Run, StoreError
 from pysciml.ensemble.grid import Grid
 from pysciml.ensemble.job import Given, Job, unpacked
-from pysciml.ensemble.store import MANIFEST, Record
+from pysciml.ensemble.manifest import MANIFEST
+from pysciml.ensemble.store import Record
 from pysciml.ensemble.target import Target
 from pysciml.ensemble.work import Report, Trial, solve_block, tried, try_out, writer_for
 from pysciml.errors import EngineUnavailableError, ProblemError, PySciMLError

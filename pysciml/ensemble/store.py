@@ -22,13 +22,12 @@ import xarray as xr
 from pysciml.ensemble import arrays
 from pysciml.ensemble.grid import Grid
 from pysciml.ensemble.job import Solved
+from pysciml.ensemble.manifest import MANIFEST, manifest_text, read_manifest
 from pysciml.ensemble.target import Target
-from pysciml.errors import ProblemError
 
 logger = logging.getLogger(__name__)
 
 _FORMAT: Final = "pysciml-sweep-1"
-MANIFEST: Final = f"{arrays.BOOKS}/manifest.json"
 _DONE: Final = f"{arrays.BOOKS}/done"
 #: Records on their own, beyond which they are gathered.
 _GATHER: Final = 1000
@@ -100,7 +99,6 @@ class Manifest:
     def text(self) -> bytes:
         """As it is written."""
         content = {
-            "format": _FORMAT,
             "identity": self.identity,
             "dims": self.dims,
             "shape": self.shape,
@@ -111,7 +109,7 @@ class Manifest:
             "runs": self.runs,
             "done": [self.done[number].row() for number in sorted(self.done)],
         }
-        return json.dumps(content).encode()
+        return manifest_text(_FORMAT, content)
 
     @classmethod
     def read(cls, target: Target) -> Manifest | None:
@@ -122,23 +120,12 @@ class Manifest:
         ProblemError
             If there is something, but not a sweep.
         """
-        text = target.read(MANIFEST)
-        if text is None:
-            if target.occupied():
-                raise ProblemError(
-                    f"store: {target} exists and is not a sweep of pysciml; nothing is ever overwritten: "
-                    "name another place, or remove it yourself",
-                    symbol="store",
-                )
-            return None
-        try:
-            content: dict[str, Any] = json.loads(text)
-            if content["format"] != _FORMAT:
-                raise ProblemError(
-                    f"store: {target} has the format {content['format']!r}, and this version writes {_FORMAT!r}",
-                    symbol="store",
-                )
-            return cls(
+        return read_manifest(
+            target,
+            "a sweep",
+            _FORMAT,
+            lambda found: f"has the format {found!r}, and this version writes {_FORMAT!r}",
+            lambda content: cls(
                 content["identity"],
                 tuple(content["dims"]),
                 tuple(content["shape"]),
@@ -148,9 +135,8 @@ class Manifest:
                 content["each"],
                 {row[0]: Record(*row) for row in content["done"]},
                 content["runs"],
-            )
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ProblemError(f"store: the manifest of {target} cannot be read: {error!r}", symbol="store") from error
+            ),
+        )
 
 
 class Writer:
