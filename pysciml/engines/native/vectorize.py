@@ -30,7 +30,7 @@ from pysciml.graph import Graph, ops
 
 #: Sums of more terms than this are linear combinations, shorter ones are part of a template.
 _SHORT_SUM: Final = 4
-#: One sum of at most so many terms is written term by term. At least two they must be: DiffSL's loop for the
+#: One sum of at most so many terms is written term by term. Sums of two have to be: DiffSL's loop for the
 #: sum of a vector of two ends the process. Its compiler has LLVM's instruction combiner verify that going over a
 #: function once was enough, LLVM aborts where it was not, and for the counter of that loop it seldom is.
 _ADDENDS: Final = 16
