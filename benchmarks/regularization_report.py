@@ -203,7 +203,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         better = f"{kept['metric']} ({kept['better']} is better)"
         right.set(xlabel="time of a prediction, ms", ylabel=better, xlim=(0, None))
         if kept["better"] == "lower":
-            right.set_ylim(0, None)
+            right.set_ylim(0, 1.1 * max(max(row["metric"]) for row in kept["rows"].values()))
         right.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
