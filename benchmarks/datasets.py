@@ -38,7 +38,10 @@ def load_images(given: str | None) -> tuple[np.ndarray, ...]:
         Naming what is missing or malformed, or why a download failed.
     """
     if given is None:
-        from sklearn.datasets import load_digits
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise ValueError('the digits come with scikit-learn: pip install "pysciml[bench]"') from error
 
         x, y = load_digits(return_X_y=True)
         order = np.random.default_rng(0).permutation(len(x))
