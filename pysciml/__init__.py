@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pysciml._version import __version__
@@ -157,7 +158,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        raise AttributeError(f"module 'pysciml' has no attribute {name!r}")
+        # With the module, Python adds what a misspelt name was meant to be.
+        raise AttributeError(f"module 'pysciml' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     module, attribute = _LAZY[name]
     loaded = importlib.import_module(module)
     value = loaded if attribute is None else getattr(loaded, attribute)

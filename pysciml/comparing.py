@@ -13,8 +13,9 @@ import xarray as xr
 
 from pysciml.engines.base import Array, registry
 from pysciml.errors import EngineUnavailableError, ProblemError, SolverError, UnsupportedError
+from pysciml.hints import named_options
 from pysciml.options import read_options
-from pysciml.problem import Problem, number, refuse_fields
+from pysciml.problem import Problem, number, refuse_fields, require_problem
 from pysciml.solve import choose_engine, solve
 
 #: How much tighter than the tightest tolerance the reference is solved.
@@ -34,6 +35,7 @@ _EXPLICIT: Final = ("Vern9", "Dopri8", "Tsit5")
 _OUTPUTS: Final = 20
 
 
+@named_options()
 def compare(
     problem: Problem,
     solvers: Iterable[tuple[str, str | None]] | None = None,
@@ -85,8 +87,7 @@ def compare(
     >>> table = compare(problem, solvers=[("native", "Tsit5"), ("jax", "Tsit5")], tolerances=[1e-4, 1e-6])
     >>> pysciml.plot.work_precision(table)
     """
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"compare takes a pysciml.Problem, not {type(problem).__name__}")
+    require_problem(problem, "compare")
     refuse_fields(problem, "compare")
     if problem.system.kind == "sde":
         raise UnsupportedError("compare needs one right solution; for stochastic equations compare moments instead")
@@ -210,6 +211,19 @@ def _values(problem: Problem, solution: xr.Dataset) -> Array:
     return np.stack([np.asarray(solution[name].values, dtype=np.float64) for name in problem.system.model.states])
 
 
+def _refuse_bare(algorithm: Any) -> None:
+    """Refuse the name of an algorithm where that of an engine, or a pair, is due."""
+    if not isinstance(algorithm, str) or algorithm in registry():
+        return
+    for name, engine in registry().items():
+        if engine.unavailable() is None and algorithm in engine.algorithms():
+            raise ProblemError(
+                f"solvers are engines or pairs (engine, algorithm), and {algorithm!r} is an algorithm: "
+                f"write {(name, algorithm)}",
+                symbol="solvers",
+            )
+
+
 def read_solvers(problem: Problem, solvers: Any, missing: dict[str, str] | None = None) -> list[tuple[str, str | None]]:
     """The solvers, each checked to fit the problem.
 
@@ -232,6 +246,7 @@ def read_solvers(problem: Problem, solvers: Any, missing: dict[str, str] | None 
         return found
     chosen: list[tuple[str, str | None]] = []
     for solver in solvers:
+        _refuse_bare(solver)
         pair = (solver, None) if isinstance(solver, str) else tuple(solver)
         if len(pair) != 2:
             raise ProblemError(f"solvers are pairs (engine, algorithm), not {solver!r}", symbol="solvers")

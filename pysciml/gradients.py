@@ -13,8 +13,9 @@ from pysciml._version import __version__
 from pysciml.engines.base import get
 from pysciml.engines.manifold import refuse_constraints
 from pysciml.errors import ProblemError
+from pysciml.hints import named_options
 from pysciml.options import read_options
-from pysciml.problem import Problem
+from pysciml.problem import Problem, require_problem
 
 #: Up to this many inputs the forward equations are solved by default.
 _FEW = 8
@@ -43,6 +44,7 @@ class SolutionView:
         return self[name]
 
 
+@named_options()
 def gradient(
     problem: Problem,
     of: Callable[[Any], Any] | Any,
@@ -108,8 +110,7 @@ def gradient(
     >>> gradient(problem, of=x, wrt=[a, b]).a  # d x(t_end) / d a
     >>> loss = gradient(problem, of=lambda sol: ((sol.x - data) ** 2).sum(), wrt=["a", "x"], saveat=times)
     """
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"gradient takes a pysciml.Problem, not {type(problem).__name__}")
+    require_problem(problem, "gradient")
     if method not in _METHODS:
         known = ", ".join(map(repr, _METHODS))
         raise ProblemError(f"method must be one of {known}, not {method!r}", symbol="method")
@@ -144,12 +145,7 @@ def gradient(
         view = SolutionView({**dict(zip(names, [*u, *observed], strict=True)), "t": t})
         if function is None:
             return view[quantity]
-        value: Any = function(view)
-        if np.shape(value) != ():
-            raise ProblemError(
-                f"of must return one number, not an array of shape {np.shape(value)}; sum over it", symbol="of"
-            )
-        return value
+        return one_number(function(view))
 
     name = choose(model, alg)
     options = with_step(model, alg, problem.tspan, options)
@@ -189,6 +185,20 @@ def gradient(
     if model.kind == "sde":
         attrs["seed"] = path
     return xr.Dataset(variables, coords=coords, attrs=attrs)
+
+
+def one_number(value: Any) -> Any:
+    """What a function of the solution returned, if it is one real number."""
+    dtype = np.dtype(float) if isinstance(value, float) else getattr(value, "dtype", None)
+    if dtype is None or not np.issubdtype(dtype, np.floating):
+        raise ProblemError(
+            f"of must return a real number computed from the solution by jax.numpy, not {value!r}", symbol="of"
+        )
+    if np.shape(value) != ():
+        raise ProblemError(
+            f"of must return one number, not an array of shape {np.shape(value)}; sum over it", symbol="of"
+        )
+    return value
 
 
 def _read_inputs(problem: Problem, wrt: Iterable[Any] | None) -> list[tuple[str, bool, int]]:

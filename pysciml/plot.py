@@ -6,7 +6,6 @@ the axes, to be changed, shown or saved by the caller.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
@@ -18,6 +17,7 @@ import xarray as xr
 from sympy.core.function import AppliedUndef
 
 from pysciml.errors import ProblemError
+from pysciml.hints import did_you_mean, named_options
 from pysciml.plot_compare import ensemble as ensemble
 from pysciml.plot_compare import work_precision as work_precision
 from pysciml.plot_fields import animate as animate
@@ -99,6 +99,7 @@ def solution(
 def solution(
     sol: xr.Dataset, variables: Iterable[Any] | None = None, *, subplots: Literal[True], ax: None = None
 ) -> npt.NDArray[np.object_]: ...
+@named_options()
 def solution(
     sol: xr.Dataset, variables: Iterable[Any] | None = None, *, subplots: bool = False, ax: Axes | None = None
 ) -> Axes | npt.NDArray[np.object_]:
@@ -149,6 +150,7 @@ def solution(
         return panel
 
 
+@named_options()
 def phase(sol: xr.Dataset, x: Any, y: Any, *, ax: Axes | None = None) -> Axes:
     """Draw one variable against another; a dot marks the start, arrows the direction of time.
 
@@ -186,6 +188,7 @@ def phase(sol: xr.Dataset, x: Any, y: Any, *, ax: Axes | None = None) -> Axes:
         return panel
 
 
+@named_options()
 def fit(result: FitResult, variables: Iterable[Any] | None = None) -> npt.NDArray[np.object_]:
     """Draw a fit: data and curves above, residuals (data minus model) below.
 
@@ -272,8 +275,7 @@ def _choose(sol: Any, variables: Any) -> list[xr.DataArray]:
     for key in keys:
         name = _name(key)
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(name, known)
             raise ProblemError(f"the solution has no variable {name}: it has {', '.join(known)}{hint}", symbol=name)
         variable = sol[name]
         if variable.dims != ("t",):

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from pysciml.errors import ProblemError
+from pysciml.hints import named_options
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ _MARKERS = "osD^vP*X"
 _WORK = {"seconds": "time of one solve (s)", "n_rhs": "evaluations of the right-hand side", "n_steps": "steps"}
 
 
+@named_options()
 def work_precision(table: xr.Dataset, ax: Axes | None = None, *, work: str = "seconds") -> Axes:
     """Draw a work-precision diagram: what accuracy costs, one curve for each solver.
 
@@ -61,6 +63,7 @@ def work_precision(table: xr.Dataset, ax: Axes | None = None, *, work: str = "se
     return axes
 
 
+@named_options()
 def ensemble(
     paths: xr.DataArray,
     ax: Axes | None = None,

@@ -13,6 +13,7 @@ import xarray as xr
 from sympy.core.function import AppliedUndef
 
 from pysciml.errors import ProblemError
+from pysciml.hints import named_options
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -24,6 +25,7 @@ _SIGNED: Final = "RdBu_r"
 _MOST_FRAMES: Final = 200
 
 
+@named_options()
 def snapshots(
     sol: xr.Dataset, field: Any = None, times: Iterable[float] | int = 6, *, columns: int = 3
 ) -> npt.NDArray[np.object_]:
@@ -95,6 +97,7 @@ def snapshots(
         return panels
 
 
+@named_options()
 def animate(
     sol: xr.Dataset, field: Any = None, path: str | Path | None = None, *, fps: int = 20, every: int | None = None
 ) -> FuncAnimation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ import sympy as sp
 from pysciml.consistency import consistent_start
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph import Model
+from pysciml.hints import did_you_mean, named_options
 from pysciml.symbolic import System, printing
 
 Array = npt.NDArray[np.float64]
@@ -62,6 +62,7 @@ class Problem:
 
     _given: Mask | None = None
 
+    @named_options()
     def __init__(
         self,
         system: System,
@@ -140,6 +141,7 @@ class Problem:
                 start[block] = weight_array(value, name, block.stop - block.start)
         return rest
 
+    @named_options()
     def remake(
         self,
         u0: Mapping[Any, Any] | None = None,
@@ -232,11 +234,26 @@ def _unknown(key: Any, what: str, kind: str, names: tuple[str, ...]) -> str:
     text = str(key)
     if not names:
         return f"{what} has a value for {text}, but the system has no {kind}s"
-    close = difflib.get_close_matches(text, names, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(text, names)
     if text in names:
         hint = f": it only shares its name with {text}; use the very object of the equations, or the text {text!r}"
     return f"{what} has a value for {text}, which is not a {kind} of the system ({_list(list(names))}){hint}"
+
+
+def require_problem(given: Any, function: str) -> None:
+    """Refuse what is no `Problem`, and say how to make one of it."""
+    if isinstance(given, Problem):
+        return
+    if isinstance(given, System):
+        how = ": give it numbers by pysciml.Problem(system, u0, tspan, p)"
+    elif hasattr(given, "discretize"):
+        cells = ", ".join(f"{x}: 64" for x in given.coordinates)
+        how = f": write system.discretize({{{cells}}}).problem(tspan, p)"
+    elif hasattr(given, "problem"):
+        how = ": give it numbers by .problem(tspan, p)"
+    else:
+        how = ""
+    raise ProblemError(f"{function} takes a pysciml.Problem, not {type(given).__name__}{how}")
 
 
 def refuse_fields(problem: Problem, what: str) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 from pysciml.engines import base
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph import ops
+from pysciml.hints import named_options
 from pysciml.symbolic import System
 from pysciml.symbolic.files import rebuild
 from pysciml.symbolic.lowering import type_of_noise
 
 
+@named_options()
 def simplify(system: System, *, engine: str = "julia", expand: bool = False) -> System:
     """Simplify the expressions of a system; ``sympy.simplify`` does so for those of SymPy, more slowly.
 

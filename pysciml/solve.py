@@ -13,8 +13,9 @@ from pysciml.engines import base
 from pysciml.engines.base import Engine, RawSolution
 from pysciml.errors import EngineUnavailableError, ProblemError, SolverError, UnsupportedError
 from pysciml.graph import Model
+from pysciml.hints import named_options
 from pysciml.options import read_options
-from pysciml.problem import Problem
+from pysciml.problem import Problem, require_problem
 from pysciml.results import to_dataset
 
 
@@ -22,6 +23,7 @@ class SolveInterrupted(SolverError, KeyboardInterrupt):  # noqa: N818  (named as
     """Ctrl-C during a solve; a `KeyboardInterrupt` that still holds what was computed."""
 
 
+@named_options()
 def solve(
     problem: Problem,
     alg: str | None = None,
@@ -104,8 +106,7 @@ def solve(
     >>> sol = solve(problem, saveat=0.1)
     >>> sol.x.plot()
     """
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"solve takes a pysciml.Problem, not {type(problem).__name__}")
+    require_problem(problem, "solve")
     options = read_options(
         problem.tspan,
         rtol=rtol,

@@ -11,7 +11,8 @@ import xarray as xr
 from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.errors import ProblemError, SolverError, UnsupportedError
 from pysciml.graph import Model, ops
-from pysciml.problem import Problem, number
+from pysciml.hints import named_options
+from pysciml.problem import Problem, number, require_problem
 from pysciml.results import to_dataset
 from pysciml.solve import choose_engine
 
@@ -26,6 +27,7 @@ _DAMPING: Final = 1e-8
 _SPANS: Final = 60
 
 
+@named_options()
 def steady_state(
     problem: Problem,
     alg: str = "SSRootfind",
@@ -72,8 +74,7 @@ def steady_state(
     --------
     >>> steady_state(problem).x.item()
     """
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"steady_state takes a pysciml.Problem, not {type(problem).__name__}")
+    require_problem(problem, "steady_state")
     rtol, atol = (_tolerance(name, value) for name, value in (("rtol", rtol), ("atol", atol)))
     if alg not in ALGORITHMS:
         raise UnsupportedError(f"steady_state has no algorithm {alg!r}: it has {', '.join(ALGORITHMS)}", algorithm=alg)

@@ -11,8 +11,9 @@ import xarray as xr
 
 from pysciml.comparing import read_solvers
 from pysciml.errors import ProblemError, SolverError
+from pysciml.hints import named_options
 from pysciml.options import read_saveat
-from pysciml.problem import Problem, number, refuse_fields
+from pysciml.problem import Problem, number, refuse_fields, require_problem
 from pysciml.solve import solve
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def manufactured(system: PDESystem, exact: Mapping[Any, Any]) -> Manufactured:
     return make(system, exact)
 
 
+@named_options()
 def assert_solvers_agree(
     problem: Problem,
     rtol: float = 1e-6,
@@ -91,8 +93,7 @@ def assert_solvers_agree(
     ...     assert_solvers_agree(problem, rtol=1e-6)
     """
     __tracebackhide__ = True
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"assert_solvers_agree takes a pysciml.Problem, not {type(problem).__name__}")
+    require_problem(problem, "assert_solvers_agree")
     refuse_fields(problem, "assert_solvers_agree")
     rtol = number(rtol, "rtol", "rtol")
     if not 0 < rtol < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from pysciml.errors import EngineUnavailableError, UnsupportedError
 from pysciml.graph import Graph, Model
+from pysciml.hints import did_you_mean
 
 Array = npt.NDArray[np.float64]
 
@@ -272,11 +272,25 @@ class Engine(abc.ABC):
         )
 
 
+#: The names that SciPy, MATLAB and torchdiffeq have for a method, and SciML's name for the same one.
+_SAME_METHOD: Final = {
+    **dict.fromkeys(("rk45", "ode45", "dopri5"), "DP5"),
+    **dict.fromkeys(("rk23", "ode23", "bosh3"), "BS3"),
+    **dict.fromkeys(("dop853", "ode853"), "DP8"),
+    **dict.fromkeys(("radau", "radau5"), "RadauIIA5"),
+    **dict.fromkeys(("ode23s",), "Rosenbrock23"),
+    **dict.fromkeys(("ode23tb",), "TRBDF2"),
+    **dict.fromkeys(("ode15s",), "QNDF"),
+    **dict.fromkeys(("bdf", "cvode", "lsoda", "vode"), "QNDF"),
+    **dict.fromkeys(("eulermaruyama", "euler_maruyama"), "EM"),
+}
+
+
 def _meant(name: str, known: Iterable[str]) -> str:
-    """What a misspelt name was meant to be, as the end of a message."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+    """What a name that is not known was meant to be, as the end of a message."""
+    names = list(known)
+    same = _SAME_METHOD.get(name.lower())
+    return f"; did you mean {same!r}?" if same in names else did_you_mean(name, names, quote="'")
 
 
 class _Broken(Engine):

@@ -19,8 +19,9 @@ from pysciml.engines.batch import Batch, BatchEngine, BatchOptions, BatchReport
 from pysciml.ensemble.sweep import Sweep
 from pysciml.ensemble.where import Where
 from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.hints import named_options
 from pysciml.options import read_options
-from pysciml.problem import Problem, number
+from pysciml.problem import Problem, number, require_problem
 from pysciml.solve import SolveInterrupted, choose_engine
 
 #: Seconds a block takes, unless told otherwise: long beside what a task costs, short beside the
@@ -37,6 +38,7 @@ _MANY: Final = 100
 _NOT_STIFF: Final = "Tsit5"
 
 
+@named_options()
 def solve_ensemble(
     problem: Problem,
     alg: str | None = None,
@@ -136,8 +138,7 @@ def solve_ensemble(
     >>> sweep = solve_ensemble(problem, over={a: xr.DataArray(np.linspace(1, 2, 50), dims="a")}, saveat=0.1)
     >>> paths = solve_ensemble(sde_problem, trajectories=10_000, seed=0, dt=0.01, saveat=0.1)
     """
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"solve_ensemble takes a pysciml.Problem, not {type(problem).__name__}")
+    require_problem(problem, "solve_ensemble")
     solving = read_options(
         problem.tspan,
         rtol=rtol,

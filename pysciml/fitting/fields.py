@@ -12,8 +12,9 @@ import xarray as xr
 
 from pysciml.engines.base import Array, RawSolution
 from pysciml.errors import ProblemError, SolverError, UnsupportedError
-from pysciml.fitting.inputs import Observations, _find, _hint, _list, _name, _read_times, _real
+from pysciml.fitting.inputs import Observations, _find, _list, _name, _read_times, _real
 from pysciml.fitting.residuals import Residuals
+from pysciml.hints import did_you_mean
 from pysciml.pde.discrete import DiscreteSystem, FieldProblem
 from pysciml.pde.places import interpolation
 from pysciml.pde.sensitivity import METHOD, FieldSensitivity
@@ -91,7 +92,7 @@ def read_field_data(problem: FieldProblem, data: Any, sigma: Any, weights: Any) 
         if name not in known:
             raise ProblemError(
                 f"data has {name}, which is neither a field nor an observed quantity of the system "
-                f"({_list(known)}){_hint(name, known)}; leave it out by data.drop_vars({name!r})",
+                f"({_list(known)}){did_you_mean(name, known)}; leave it out by data.drop_vars({name!r})",
                 symbol=name,
             )
         variable = data[name]
@@ -176,7 +177,8 @@ def _read_spreads(sigma: Any, weights: Any, names: tuple[str, ...]) -> dict[str,
     for name in found:
         if name not in names:
             raise ProblemError(
-                f"{what} has {name}, which is not among the data ({_list(names)}){_hint(name, names)}", symbol=name
+                f"{what} has {name}, which is not among the data ({_list(names)}){did_you_mean(name, names)}",
+                symbol=name,
             )
     return found
 

@@ -13,7 +13,8 @@ from pysciml.fitting import least_squares
 from pysciml.fitting.residuals import Rho
 from pysciml.fitting.result import FitResult
 from pysciml.fitting.trained import TrainingResult
-from pysciml.problem import Problem
+from pysciml.hints import named_options
+from pysciml.problem import Problem, require_problem
 
 _LEAST_SQUARES = "least_squares"
 #: Options of one of the two ways alone, with their defaults.
@@ -41,6 +42,7 @@ _FOR_TRAINING: dict[str, Any] = {
 }
 
 
+@named_options()
 def fit(
     problem: Problem,
     data: xr.Dataset,
@@ -199,8 +201,7 @@ def fit(
     given = dict(locals())
     for name in ("problem", "data", "trainable"):
         del given[name]
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"fit takes a pysciml.Problem, not {type(problem).__name__}")
+    require_problem(problem, "fit")
     keys: list[Any] = (
         [trainable] if isinstance(trainable, str) or not isinstance(trainable, Iterable) else list(trainable)
     )

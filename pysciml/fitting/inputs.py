@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from sympy.core.function import AppliedUndef
 
 from pysciml.engines.base import Array
 from pysciml.errors import ProblemError
+from pysciml.hints import did_you_mean
 from pysciml.problem import Problem, number
 
 #: Data may lie outside ``tspan`` by this part of its length: the rounding of a sum of spacings.
@@ -110,11 +110,6 @@ def _name(key: Any) -> str:
     return key.name if isinstance(key, sp.Symbol) else str(key)
 
 
-def _hint(text: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(text, list(names), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
@@ -140,7 +135,7 @@ def read_data(problem: Problem, data: Any, sigma: Any, weights: Any) -> Observat
         if name not in known:
             raise ProblemError(
                 f"data has {name}, which is neither a state nor an observed quantity of the system "
-                f"({_list(known)}){_hint(name, known)}; leave it out by data.drop_vars({name!r})",
+                f"({_list(known)}){did_you_mean(name, known)}; leave it out by data.drop_vars({name!r})",
                 symbol=name,
             )
         row[:] = _read_values(data[name], name)[order]
@@ -237,7 +232,8 @@ def _read_scale(
         name = _name(key)
         if name not in names:
             raise ProblemError(
-                f"{what} has {name}, which is not among the data ({_list(names)}){_hint(name, names)}", symbol=name
+                f"{what} has {name}, which is not among the data ({_list(names)}){did_you_mean(name, names)}",
+                symbol=name,
             )
         i = names.index(name)
         spread = _read_spread(value, f"{what}: {name}", name, data)[order]
@@ -299,7 +295,7 @@ def read_free(problem: Problem, trainable: Any, bounds: Any, log: Any) -> Free:
             text = _name(key)
             raise ProblemError(
                 f"trainable has {text}, which is neither a parameter nor a state of {system.name} "
-                f"({_list(known)}){_hint(text, known)}",
+                f"({_list(known)}){did_you_mean(text, known)}",
                 symbol=text,
             )
         is_state.append(parameter is None)
@@ -348,7 +344,7 @@ def _position(problem: Problem, key: Any, names: list[str], what: str) -> int:
     )
     if name not in names:
         raise ProblemError(
-            f"{what} has {name}, which is not trainable ({_list(names)}){_hint(name, names)}", symbol=name
+            f"{what} has {name}, which is not trainable ({_list(names)}){did_you_mean(name, names)}", symbol=name
         )
     return names.index(name)
 

@@ -15,7 +15,7 @@ from pysciml.fitting.inputs import Free, _keys, read_data, read_free
 from pysciml.fitting.residuals import LOSSES, Residuals, Rho
 from pysciml.fitting.result import FitResult, FitWarning, Uncertainty, table, uncertainty
 from pysciml.options import read_options
-from pysciml.problem import Problem, number
+from pysciml.problem import Problem, number, require_problem
 from pysciml.solve import choose_engine
 
 
@@ -120,8 +120,7 @@ def fit(
     >>> result = fit(problem, data, trainable=[a, b, "x"], log=[a, b], bounds={"x": (0, None)})
     >>> result.estimates.to_dataframe()
     """
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"fit takes a pysciml.Problem, not {type(problem).__name__}")
+    require_problem(problem, "fit")
     _check_method(problem, optimizer, regularize, learning_rate, epochs)
     make, read = Residuals, read_data
     if problem.system.model.fields:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
 from pysciml.errors import ProblemError
+from pysciml.hints import named_fields
 from pysciml.problem import number
 
 Aggregate = Literal["sum", "mean", "max"]
@@ -70,6 +71,7 @@ def _one_of(owner: object, name: str, allowed: tuple[str, ...]) -> None:
         )
 
 
+@named_fields()
 @dataclass(frozen=True)
 class ErrorEstimate(Regularizer):
     r"""The solver's own error estimates: :math:`\sum_j E_j |h_j|` (Pal et al. 2021, *Opening the Blackbox*).
@@ -104,6 +106,7 @@ class ErrorEstimate(Regularizer):
         _one_of(self, "aggregate", ("sum", "mean", "max"))
 
 
+@named_fields()
 @dataclass(frozen=True)
 class StiffnessEstimate(Regularizer):
     r"""The solver's stiffness estimates: :math:`\sum_j S_j` (Pal et al. 2021).
@@ -132,6 +135,7 @@ class StiffnessEstimate(Regularizer):
         _one_of(self, "aggregate", ("sum", "mean", "max"))
 
 
+@named_fields()
 @dataclass(frozen=True)
 class LocalErrorEstimate(Regularizer):
     r"""The error estimate of one step at a random time: :math:`E |h|` (Pal et al. 2023, *Locally Regularized*).
@@ -156,6 +160,7 @@ class LocalErrorEstimate(Regularizer):
         _one_of(self, "sampling", ("unbiased", "biased"))
 
 
+@named_fields()
 @dataclass(frozen=True)
 class LocalStiffnessEstimate(Regularizer):
     """The stiffness estimate of one step at a random time; see `LocalErrorEstimate`.
@@ -171,6 +176,7 @@ class LocalStiffnessEstimate(Regularizer):
         _one_of(self, "sampling", ("unbiased", "biased"))
 
 
+@named_fields()
 @dataclass(frozen=True)
 class TaylorDerivative(Regularizer):
     r"""High derivatives of the solution: :math:`\int \|d^K z/dt^K\|^2 dt` (Kelly et al. 2020, TayNODE).
@@ -200,6 +206,7 @@ class TaylorDerivative(Regularizer):
             )
 
 
+@named_fields()
 @dataclass(frozen=True)
 class KineticEnergy(Regularizer):
     r"""The mean square of the derivative: :math:`\int \|f\|^2 dt` (Finlay et al. 2020, RNODE, eq. 8)."""
@@ -207,6 +214,7 @@ class KineticEnergy(Regularizer):
     weight: float = 0.01
 
 
+@named_fields()
 @dataclass(frozen=True)
 class JacobianNorm(Regularizer):
     r"""The size of the field's Jacobian: :math:`\int \|\epsilon^T \nabla f\|^2 dt` (Finlay et al. 2020, RNODE, eq. 9).
@@ -217,6 +225,7 @@ class JacobianNorm(Regularizer):
     weight: float = 0.01
 
 
+@named_fields()
 @dataclass(frozen=True)
 class RandomEndTime(Regularizer):
     r"""Solving to a random time around the end: uniform in :math:`T \pm b` (Ghosh et al. 2020, STEER).

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final
 import sympy as sp
 
 from pysciml.errors import ModelError
+from pysciml.hints import named_options
 from pysciml.symbolic.variables import scalar
 
 SIDES: Final = ("lower", "upper")
@@ -23,6 +24,7 @@ class Boundary:
 
     kind: ClassVar[str] = ""
 
+    @named_options(ModelError)
     def __init__(self, value: Any = None, *, lower: Any = None, upper: Any = None) -> None:
         if value is not None and (lower is not None or upper is not None):
             raise ModelError(f"{self.kind}: give one value for both ends, or lower= and upper=")
@@ -87,6 +89,7 @@ class Robin(Boundary):
 
     kind: ClassVar[str] = "Robin"
 
+    @named_options(ModelError)
     def __init__(self, a: Any, b: Any, value: Any = None, *, lower: Any = None, upper: Any = None) -> None:
         parts: list[sp.Expr] = []
         for name, given in (("a", a), ("b", b)):

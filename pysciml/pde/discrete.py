@@ -15,6 +15,7 @@ from pysciml.errors import ModelError, ProblemError, UnsupportedError
 from pysciml.graph.field_builder import FieldBuilder
 from pysciml.graph.fields import FieldGraph
 from pysciml.graph.model import FieldLayout, Kind, Model
+from pysciml.hints import named_options
 from pysciml.pde.grid import Array, Axis
 from pysciml.pde.lowering import Lowering
 from pysciml.pde.noise import Noise
@@ -162,6 +163,7 @@ class DiscreteSystem:
                 found[i] = np.ascontiguousarray(np.broadcast_to(value, low.shape))
         return found
 
+    @named_options()
     def problem(
         self,
         tspan: Iterable[float],
@@ -191,6 +193,7 @@ class DiscreteSystem:
         """
         return FieldProblem(self, u0, tspan, p)
 
+    @named_options()
     def steady(
         self, p: Mapping[Any, Any] | None = None, u0: Mapping[Any, Any] | None = None, *, rtol: float = 1e-10
     ) -> xr.Dataset:

@@ -11,8 +11,8 @@ import xarray as xr
 
 from pysciml._version import __version__
 from pysciml.engines.base import Array, SolveOptions
-from pysciml.errors import ProblemError, SolverError, UnsupportedError
-from pysciml.gradients import SolutionView, _read_inputs, _read_quantity
+from pysciml.errors import SolverError, UnsupportedError
+from pysciml.gradients import SolutionView, _read_inputs, _read_quantity, one_number
 from pysciml.pde.sensitivity import FieldSensitivity
 from pysciml.solve import choose_engine, finish
 
@@ -88,7 +88,7 @@ def _forward(
         t = jax.numpy.asarray(raw.t)
 
         def whole(given: dict[str, Any]) -> Any:
-            return _number(function(SolutionView({**given, "t": t})))
+            return one_number(function(SolutionView({**given, "t": t})))
 
         here = {name: jax.numpy.asarray(values) for name, values in arrays.items()}
         value, pull = jax.vjp(whole, here)
@@ -127,7 +127,7 @@ def _backward(
                 key: jax.numpy.reshape(values, (len(solved.t), *_kept(shape)))
                 for key, values, shape in zip(model.observed, found, shapes, strict=True)
             }
-        return _number(function(SolutionView({**arrays, "t": solved.t}))), solved.code
+        return one_number(function(SolutionView({**arrays, "t": solved.t}))), solved.code
 
     with inside():
         differentiate = jax.jit(jax.value_and_grad(whole, argnums=(0, 1), has_aux=True))
@@ -181,14 +181,6 @@ def _jax() -> tuple[Any, Any]:
     from pysciml.engines.jax.compiling import double_precision
 
     return jax, double_precision
-
-
-def _number(value: Any) -> Any:
-    if np.shape(value) != ():
-        raise ProblemError(
-            f"of must return one number, not an array of shape {np.shape(value)}; sum over it", symbol="of"
-        )
-    return value
 
 
 def _kept(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from pysciml.errors import ModelError, UnsupportedError
+from pysciml.hints import named_options
 from pysciml.pde.boundary import Sides, read_boundary
 from pysciml.pde.noise import read_noise
 from pysciml.pde.solving import solve_for_time_derivatives
@@ -91,6 +92,7 @@ class PDESystem:
     >>> solve(heat.discretize({X: 64}).problem((0, 0.1)))
     """
 
+    @named_options(ModelError)
     def __init__(
         self,
         equations: Any,
@@ -339,6 +341,7 @@ class PDESystem:
 
     # -- onwards --------------------------------------------------------------------------------
 
+    @named_options()
     def discretize(
         self,
         points: Mapping[Any, int | npt.ArrayLike],

@@ -12,6 +12,7 @@ from sympy.logic.boolalg import Boolean, BooleanAtom
 
 from pysciml.errors import ModelError
 from pysciml.graph.model import Direction, When
+from pysciml.hints import named_options
 from pysciml.symbolic.variables import scalar
 
 
@@ -46,6 +47,7 @@ class Event:
     >>> Event(at=range(0, 72, 12), affect={drug: drug + dose})
     """
 
+    @named_options(ModelError)
     def __init__(
         self,
         condition: Any = None,
@@ -129,6 +131,7 @@ class Jump:
     >>> System([], jumps=[Jump(birth*n, {n: n + 1}), Jump(death*n, {n: n - 1})])
     """
 
+    @named_options(ModelError)
     def __init__(self, rate: Any, affect: Mapping[Any, Any]) -> None:
         expression = scalar(rate)
         if expression is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any, Final, Self
 
@@ -12,6 +11,7 @@ import sympy as sp
 
 from pysciml.errors import EngineUnavailableError, ModelError
 from pysciml.graph import networks as graph_networks
+from pysciml.hints import did_you_mean, named_options
 from pysciml.symbolic.variables import scalar
 
 #: More weights than this are a slip (a vector of them is kept for every optimizer state).
@@ -210,6 +210,7 @@ class MLP(NetworkFunction):
     >>> hybrid = System([Eq(D(x), a * x + u), Eq(D(y), -c * y + v)])
     """
 
+    @named_options(ModelError)
     def __init__(
         self,
         name: str,
@@ -302,8 +303,7 @@ def _count(what: str, value: Any, name: str, least: int = 1) -> int:
 def _activation(what: str, value: Any, name: str) -> str:
     known = graph_networks.ACTIVATIONS
     if not isinstance(value, str) or value not in known:
-        close = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(str(value), known, quote="'")
         raise ModelError(
             f"the network {name}: {what} must be one of {', '.join(known)}, not {value!r}{hint}", symbol=str(name)
         )

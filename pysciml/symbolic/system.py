@@ -15,6 +15,7 @@ from sympy.core.function import AppliedUndef
 from pysciml.errors import ModelError
 from pysciml.graph import Graph, Model, Network
 from pysciml.graph.model import Kind, NoiseType
+from pysciml.hints import named_options
 from pysciml.symbolic import printing
 from pysciml.symbolic.events import Event, Jump
 from pysciml.symbolic.from_graph import to_sympy
@@ -75,6 +76,7 @@ class System:
       D(x) = -k*x
     """
 
+    @named_options(ModelError)
     def __init__(
         self,
         equations: Any,
