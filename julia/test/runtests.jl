@@ -597,3 +597,15 @@ if Base.find_package("Aqua") !== nothing
     using Aqua: Aqua
     @testset "Aqua" Aqua.test_all(PySciML)
 end
+
+if Base.find_package("JET") !== nothing
+    using JET: JET
+    @testset "JET" begin
+        JET.test_package(PySciML; target_modules = (PySciML,), toplevel_logger = nothing)
+        # Nothing in a training solve is dispatched while it runs.
+        S = PySciML.AdaptiveSolve{PySciML.BatchField}
+        V, M, A = Vector{Float64}, Matrix{Float64}, Array{Float64, 3}
+        JET.test_opt(PySciML.solve!, (A, S, V, M, V, V, Float64, Float64, V); target_modules = (PySciML,))
+        JET.test_opt(PySciML.pull!, (M, S, A, M, V, V, V, Float64); target_modules = (PySciML,))
+    end
+end
