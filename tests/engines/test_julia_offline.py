@@ -154,8 +154,6 @@ def test_setup_says_when_its_folder_cannot_be_written(monkeypatch: pytest.Monkey
         setup.setup(progress=lambda line: None)
     with pytest.raises(UnsupportedError, match="GPU"):
         setup.setup(cuda=True)
-    with pytest.raises(UnsupportedError, match="image"):
-        setup.setup(sysimage=True)
 
 
 def test_setup_offline_installs_nothing(no_julia: Path, monkeypatch: pytest.MonkeyPatch) -> None:

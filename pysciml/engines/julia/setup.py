@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from pysciml.engines.julia import environment
+from pysciml.engines.julia import environment, image
 from pysciml.engines.julia.environment import MARKER, SETUP, Environment
 from pysciml.errors import EngineUnavailableError, UnsupportedError
 
@@ -40,6 +40,8 @@ class Status:
         As far as they are known.
     package : str
         The folder of the Julia package PySciML.
+    image : str
+        The system image it starts with, or why one is not used; empty where there is none.
     """
 
     ready: bool
@@ -48,6 +50,7 @@ class Status:
     project: str
     julia: str
     package: str
+    image: str = ""
 
 
 def status() -> Status:
@@ -56,7 +59,7 @@ def status() -> Status:
     package = str(environment.package_folder())
     if isinstance(found, str):
         return Status(False, found, "", str(environment.home()), "", package)
-    return Status(True, "", found.executable, found.project, found.julia, package)
+    return Status(True, "", found.executable, found.project, found.julia, package, image.state(found))
 
 
 def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print) -> Environment:
@@ -67,8 +70,11 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
 
     Parameters
     ----------
-    cuda, sysimage : bool
-        Packages for GPUs, an image for a faster start: not in this version.
+    cuda : bool
+        Packages for GPUs: not in this version.
+    sysimage : bool
+        Also make a system image with all packages loaded: Julia starts faster, for as long again as
+        the setup takes. It needs a C compiler.
     progress : callable
         Called with one line for every step.
 
@@ -84,9 +90,7 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
     if cuda:
         raise UnsupportedError("the julia engine does not run on GPUs in this version", engine="julia")
     if sysimage:
-        raise UnsupportedError(
-            "this version makes no system image: run `pysciml julia setup` without it", engine="julia"
-        )
+        image.check()
     package = environment.package_folder()
     if not (package / "src" / "PySciML.jl").is_file():
         raise EngineUnavailableError(
@@ -108,6 +112,9 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
     _run(executable, project, package)
     found = Environment(executable, str(project), version)
     _write_marker(folder / MARKER, found)
+    if sysimage and not image.find(found):
+        progress(f"making a system image of the packages in {folder}")
+        image.make(found)
     progress("done: ps.solve(problem) now uses Julia")
     return found
 
