@@ -368,8 +368,8 @@ def spiral_sde(images: str | None, series: str | None) -> Experiment:
     rate. Their program takes 250 iterations at the tolerance 0.3, with a solver that interpolates to the output times.
     Here steps end at those, and at tolerances from 0.06 on the true equation takes one step from each to the next, of
     which nothing is to be saved: the tolerance is one at which it takes two. There are more iterations, as after
-    300 the moment loss still falls. What a method saves it pays for in moment loss: larger coefficients save more. Those of the
-    local methods were chosen on seeds 10 to 13, which are not among those of the table.
+    300 the moment loss still falls. What a method saves it pays for in moment loss: larger coefficients save more.
+    Those of the local methods were chosen on seeds 10 to 13, which are not among those of the table.
     """
     tolerance, epochs = 1.5e-2, 600
     many = eqx.filter_jit(_exact(3e-3))(_paths(2000), OUTPUTS, key=jax.random.key(123)).y

@@ -425,11 +425,35 @@ function set_fields_jacobian!(model::Model, rows, cols)
     return nothing
 end
 
-function set_pattern!(model::Model, pattern::SparseMatrixCSC{Float64, Int})
+"""
+Give a model of fields the two parts of its right-hand side, for methods that solve for the `implicit` one alone, whose
+Jacobian has the pattern of zero-based `rows` and `cols`. See [`Split`](@ref) for `moving`.
+"""
+function set_fields_split!(model::Model, implicit::Fields, explicit::Fields, rows, cols, moving::Bool)
     n = n_states(model)
+    n_entries(implicit) == n_entries(explicit) == n || throw(ArgumentError("each part needs one entry for each state"))
+    pattern = sparsity_pattern(collect(zip(Vector{Int}(rows) .+ 1, Vector{Int}(cols) .+ 1)), n)
+    empty!(model.copies)
+    set_parts!(model, implicit, explicit, pattern, moving)
+    return nothing
+end
+
+function set_parts!(model::Model, implicit::Fields, explicit::Fields, pattern::SparseMatrixCSC{Float64, Int}, moving::Bool)
+    model.split = Split(wrapped(implicit), wrapped(explicit), coloured_like(implicit, pattern), moving)
+    model.functions[:parts] = implicit, explicit, pattern
+    return nothing
+end
+
+"The Jacobian of `f!` by coloured forward differentiation: sparse or dense, as suits the pattern."
+function coloured_like(f!, pattern::SparseMatrixCSC{Float64, Int})
+    n = size(pattern, 1)
     is_sparse = n >= SPARSE_STATES && nnz(pattern) <= SPARSE_SHARE * n^2
-    model.jacobian = is_sparse ? coloured(model.rhs!, pattern) : coloured_dense(model.rhs!, pattern)
-    model.time_gradient = time_gradient(model.rhs!, n, autonomous(model))
+    return is_sparse ? coloured(f!, pattern) : coloured_dense(f!, pattern)
+end
+
+function set_pattern!(model::Model, pattern::SparseMatrixCSC{Float64, Int})
+    model.jacobian = coloured_like(model.rhs!, pattern)
+    model.time_gradient = time_gradient(model.rhs!, n_states(model), autonomous(model))
     model.functions[:pattern] = pattern
     return nothing
 end
@@ -439,6 +463,8 @@ function copy_fields(model::Model)
     made.noise = model.noise === nothing ? nothing : copy(model.noise)
     pattern = get(model.functions, :pattern, nothing)
     pattern === nothing || set_pattern!(made, pattern)
+    parts = get(model.functions, :parts, nothing)
+    parts === nothing || set_parts!(made, copy(parts[1]), copy(parts[2]), parts[3], model.split.moving)
     return made
 end
 

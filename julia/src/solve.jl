@@ -85,8 +85,12 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     history = model.kind === :dde ? (; calck = true) : (;)
     steps = dt > 0 ? (; dt = copysign(Float64(dt), t1 - t0)) : (;)
     initial = all(model.differential) ? (;) : (; initializealg = SciMLBase.NoInit())
-    form = is_partitioned(chosen.algorithm) ? :halves : chosen.splits && model.split !== nothing ? :split : :whole
+    form = is_partitioned(chosen.algorithm) ? :halves : splits(chosen, model.split) ? :split : :whole
     form === :halves && model.halves === nothing && throw(ArgumentError("$wanted needs a model of positions and velocities"))
+    if form === :split
+        wanted = unsmoothed(wanted, chosen.algorithm)
+        chosen = choice(wanted, model.kind)
+    end
     # These methods have long steps, and what lies between them is interpolated by cubics, if not by lines; that of a split
     # method has the whole derivative at its ends, in which the implicit part magnifies every error. A line between two points
     # of a random path is no part of the path: its variance is too small.

@@ -1,15 +1,28 @@
 """
-    Split(implicit!, explicit!, jacobian)
+    Split(implicit!, explicit!, jacobian, moving = false)
 
-A right-hand side in two parts, for methods that solve for one of them alone, and the Jacobian of that one.
+A right-hand side in two parts, for methods that solve for one of them alone, and the Jacobian of that one. `moving` says
+that values at the boundaries of fields, which are in the implicit part, change in time.
 """
 struct Split
     implicit!::InPlace
     explicit!::InPlace
     jacobian::Jacobian
+    moving::Bool
 end
 
-Base.copy(split::Split) = Split(split.implicit!, split.explicit!, copy(split.jacobian))
+Split(implicit!, explicit!, jacobian) = Split(implicit!, explicit!, jacobian, false)
+
+Base.copy(split::Split) = Split(split.implicit!, split.explicit!, copy(split.jacobian), split.moving)
+
+"""
+Whether a method is given the two parts, and not the whole to solve for.
+
+Between values at a boundary that move and what is explicit beside it, additive Runge-Kutta methods lose so much of their
+order that the error was a thousand times the tolerance, which their estimate does not see. They solve the whole then;
+methods of fixed steps, which can not, keep their order.
+"""
+splits(chosen, split) = split !== nothing && chosen.splits && !(split.moving && chosen.adaptive)
 
 """
 Give the model the two parts of its right-hand side: the nodes of each, and the graph, nodes and places of the
@@ -32,6 +45,17 @@ end
 
 "Whether solving a model with the algorithm of that name takes its right-hand side in two parts."
 takes_parts(model, name) = choice(String(name), model.kind).splits
+
+"""
+The name of an algorithm with its estimate of the error as it is, unless the name says something else.
+
+An estimate that is smoothed by the implicit part does not see what the explicit part leaves in a stiff state, where the
+order of additive methods falls: the error was ten thousand times the tolerance.
+"""
+function unsmoothed(name::String, algorithm)
+    hasproperty(algorithm, :smooth_est) && !occursin("smooth_est", name) || return name
+    return endswith(name, ')') ? "$(chop(name)), smooth_est=false)" : "$name(smooth_est=false)"
+end
 
 function split_function(model)
     return get!(model.functions, :split) do

@@ -36,9 +36,14 @@ class implicit(sp.Function):  # noqa: N801  (named as SymPy names its functions)
 
     Notes
     -----
-    A stiff state can be off by more than the tolerance where a term that is not marked enters its equation: the
-    order of these methods falls there, and the KenCarp methods' estimate of the error, smoothed by the implicit
-    part, does not see it. ``"KenCarp4(smooth_est=false)"`` takes the estimate as it is, for more steps.
+    The fields of a `PDESystem` need no marks: there the terms that are linear in the fields, with coefficients that do
+    not change in time, are the implicit part. Where values at their boundaries move, adaptive methods solve for the
+    whole.
+
+    Where a term that is not marked enters the equation of a stiff state, the order of these methods falls. The
+    KenCarp methods' estimate of the error, smoothed by the implicit part as is their default, does not see it; it is
+    taken as it is here, and the solution's attributes say ``KenCarp4(smooth_est=false)``. Who wants fewer steps, and
+    knows the stiff states not to matter, names ``"KenCarp4(smooth_est=true)"``.
 
     U. M. Ascher, S. J. Ruuth & R. J. Spiteri, Appl. Numer. Math. 25 (1997) 151-167; C. A. Kennedy & M. H.
     Carpenter, Appl. Numer. Math. 44 (2003) 139-181.

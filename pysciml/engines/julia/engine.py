@@ -17,7 +17,7 @@ from pysciml.engines.julia.algorithms import AGGREGATORS, ALGORITHMS, BROKEN, SP
 from pysciml.engines.julia.fields import OPERATIONS as FIELD_OPERATIONS
 from pysciml.engines.julia.halves import PARTITIONED, halves
 from pysciml.engines.julia.jumps import check_rates, is_pure
-from pysciml.engines.julia.transfer import address, compiled, floats, scalar_graph
+from pysciml.engines.julia.transfer import address, compiled, floats, has_parts, scalar_graph
 from pysciml.engines.manifold import batch_on_manifold, solve_on_manifold
 from pysciml.engines.native.initial import structurally_singular
 from pysciml.errors import ProblemError, UnsupportedError
@@ -120,10 +120,15 @@ class JuliaEngine(Engine):
             raise self._unsupported(f"{name} {BROKEN[name]}", algorithm)
         if name in PARTITIONED:
             halves(model, name, self.name)
-        if name in SPLIT_ALONE and (model.kind != "ode" or "implicit" not in model.graph.outputs):
+        if name in SPLIT_ALONE and not has_parts(model):
+            which = (
+                f"{model.name!r} has no terms that are linear in the fields with coefficients that do not change"
+                if model.fields
+                else f"mark the stiff terms of {model.name!r} with pysciml.implicit()"
+            )
             raise self._unsupported(
-                f"{name} solves ordinary equations in two parts, one implicitly and one explicitly: mark the stiff "
-                f"terms of {model.name!r} with pysciml.implicit(); KenCarp4 and FBDF do without",
+                f"{name} solves ordinary equations in two parts, one implicitly and one explicitly: {which}; "
+                "KenCarp4 and FBDF do without",
                 algorithm,
             )
         wanted = {"sde" if model.noise else "ode"}

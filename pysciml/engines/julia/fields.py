@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from pysciml.graph import Model, ops
 from pysciml.graph.array_ops import ARRAY_OPS
 from pysciml.graph.field_kernels import Copy, Kernel, Plan, Reduction, Transform, View
+from pysciml.graph.field_split import split
 from pysciml.graph.fields import FieldGraph
 
 #: Operations on arrays that have a step in Julia.
@@ -37,6 +39,39 @@ def send_fields(model: Model) -> Any:
             model.noise_type,
         )
     return handle
+
+
+@lru_cache(maxsize=32)
+def _parts(graph: FieldGraph) -> FieldGraph:
+    return split(graph)
+
+
+def has_linear_part(model: Model) -> bool:
+    """Whether the right-hand side has terms that IMEX methods solve for: see `pysciml.graph.field_split`."""
+    graph = model.graph
+    assert isinstance(graph, FieldGraph)
+    return bool(_parts(graph).sparsity("implicit")[0].size)
+
+
+def has_moving_boundary(model: Model) -> bool:
+    """Whether what IMEX methods solve for depends on time: by values at boundaries that stand in stencils."""
+    graph = model.graph
+    assert isinstance(graph, FieldGraph)
+    parts = _parts(graph)
+    return ops.TIME in parts.op[parts.reachable(parts.outputs["implicit"])]
+
+
+def send_fields_split(model: Model, handle: Any) -> None:
+    """Send the linear part and the rest."""
+    from pysciml.engines.julia.bridge import julia
+    from pysciml.engines.julia.transfer import integers
+
+    graph = model.graph
+    assert isinstance(graph, FieldGraph)
+    parts = _parts(graph)
+    rows, cols = parts.sparsity("implicit")
+    both = (_send(parts, name) for name in ("implicit", "explicit"))
+    julia().set_fields_split_b(handle, *both, integers(rows), integers(cols), has_moving_boundary(model))
 
 
 def _send(graph: FieldGraph, name: str) -> Any:

@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pysciml.engines.julia.algorithms import AGGREGATORS
+from pysciml.engines.julia.algorithms import AGGREGATORS, SPLIT_ALONE
 from pysciml.engines.julia.bridge import julia
-from pysciml.engines.julia.fields import send_fields
+from pysciml.engines.julia.fields import has_linear_part, has_moving_boundary, send_fields, send_fields_split
 from pysciml.engines.julia.halves import PARTITIONED, halves
 from pysciml.engines.julia.jumps import is_pure, with_intensity
 from pysciml.engines.julia.tapes import address, floats
@@ -170,12 +170,23 @@ def _form(model: Model, found: Compiled, algorithm: str) -> str:
     """How an algorithm takes the right-hand side: whole, in halves, or split."""
     if algorithm in PARTITIONED:
         return "halves"
-    if model.kind != "ode" or "implicit" not in model.graph.outputs or not algorithm:
+    if not algorithm or not (model.fields or has_parts(model)):
         return "whole"
     splits = found.splits.get(algorithm)
     if splits is None:
         splits = found.splits[algorithm] = bool(julia().takes_parts(found.handle, algorithm))
-    return "split" if splits else "whole"
+    if not splits or not has_parts(model):
+        return "whole"
+    # See `splits` in julia/src/split.jl.
+    name = algorithm.partition("(")[0]
+    return "whole" if model.fields and name not in SPLIT_ALONE and has_moving_boundary(model) else "split"
+
+
+def has_parts(model: Model) -> bool:
+    """Whether some of the right-hand side is for implicit methods: marked terms, or of fields what is linear."""
+    if model.kind != "ode":
+        return False
+    return has_linear_part(model) if model.fields else "implicit" in model.graph.outputs
 
 
 def _send_halves(model: Model, found: Compiled, algorithm: str) -> None:
@@ -184,6 +195,9 @@ def _send_halves(model: Model, found: Compiled, algorithm: str) -> None:
 
 
 def _send_split(model: Model, found: Compiled, algorithm: str) -> None:
+    if model.fields:
+        send_fields_split(model, found.handle)
+        return
     whole = sent_graph(model)
     graph, rows, cols = whole.jacobian("implicit")
     parts = (integers(whole.outputs[name]) for name in ("implicit", "explicit"))

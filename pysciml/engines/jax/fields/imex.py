@@ -20,67 +20,13 @@ from pysciml.engines.fields.qndf import norm
 from pysciml.engines.jax.compiling import double_precision
 from pysciml.engines.jax.fields.run import compiled_operator
 from pysciml.errors import UnsupportedError
-from pysciml.graph import Model, ops
-from pysciml.graph import array_ops as ao
-from pysciml.graph.field_builder import FieldBuilder
-from pysciml.graph.field_jacobian import FieldJacobian, copy
+from pysciml.graph import Model
+from pysciml.graph.field_jacobian import FieldJacobian
+from pysciml.graph.field_split import split
 from pysciml.graph.fields import FieldGraph
 
-_CONSTANT, _IN_TIME, _AFFINE, _OTHER = range(4)
-#: Operations that are linear and reach near cells alone; the sum over an axis would fill the matrix.
-_NEAR: Final = frozenset({ao.SLICE, ao.JOIN, ao.APPLY, ao.FOURIER})
 #: A change of the step size by less than this is not worth a factorization.
 _WORTH: Final = 1.2
-
-
-def _kinds(graph: FieldGraph) -> list[int]:
-    """What each node is: constant, changing in time alone, linear in the fields (and more that is not), or other."""
-    found: list[int] = []
-    for code, row in zip(graph.op.tolist(), graph.args.tolist(), strict=True):
-        args = [found[a] for a in row if a >= 0]
-        highest = max(args, default=_CONSTANT)
-        if code == ao.FIELD:
-            found.append(_AFFINE)
-        elif code == ops.TIME:
-            found.append(_IN_TIME)
-        elif highest <= _IN_TIME:
-            found.append(highest)
-        elif highest == _AFFINE and (
-            code in (ops.ADD, ops.SUB, ops.NEG)
-            or code in _NEAR
-            or (code == ops.MUL and min(args) == _CONSTANT)
-            or (code == ops.DIV and args[1] == _CONSTANT)
-        ):
-            found.append(_AFFINE)
-        else:
-            found.append(_OTHER)
-    return found
-
-
-def linear_part(graph: FieldGraph) -> FieldGraph:
-    """The terms that are linear in the fields with coefficients that do not change, as the output ``"linear"``."""
-    builder = FieldBuilder(graph.fields, graph.n_params)
-    moved, kinds = copy(graph, builder), _kinds(graph)
-
-    def part(node: int) -> int:
-        if kinds[node] == _AFFINE:
-            return moved[node]
-        if kinds[node] != _OTHER:
-            return builder.zero
-        code = int(graph.op[node])
-        args = [a for a in graph.args[node].tolist() if a >= 0]
-        if code in (ops.ADD, ops.SUB, ops.NEG):
-            return builder.call(code, *(part(a) for a in args))
-        if code == ops.MUL and _CONSTANT in (kinds[args[0]], kinds[args[1]]):
-            factor, other = args if kinds[args[0]] == _CONSTANT else args[::-1]
-            return builder.mul(moved[factor], part(other))
-        if code == ops.DIV and kinds[args[1]] == _CONSTANT:
-            return builder.div(part(args[0]), moved[args[1]])
-        return builder.zero
-
-    roots = [part(root) for root in graph.outputs["rhs"].tolist()]
-    lines = [builder.spread(root, shape) for root, shape in zip(roots, graph.fields, strict=True)]
-    return builder.build({"linear": lines})
 
 
 def linear_matrix(model: Model, p: Array, algorithm: str) -> Any:
@@ -94,7 +40,7 @@ def linear_matrix(model: Model, p: Array, algorithm: str) -> Any:
     graph = model.graph
     assert isinstance(graph, FieldGraph)
     try:
-        matrix = FieldJacobian(linear_part(graph), "linear")(np.zeros(graph.n_states), p, 0.0)
+        matrix = FieldJacobian(split(graph), "implicit")(np.zeros(graph.n_states), p, 0.0)
     except ValueError as error:
         raise UnsupportedError(
             f"{algorithm} takes the linear part of {model.name!r} as a sparse matrix, and {error}: ETDRK4 has that "
