@@ -169,8 +169,8 @@ def fit(
     alg, engine, rtol, atol, max_steps
         As for `solve`. Least squares wants solutions more exact than the data (1e-8, 1e-10);
         training takes 1e-6 for both (1e-2 for stochastic problems), and explicit methods (Tsit5,
-        DP5, BS3; SOSRI). With ``engine="julia"`` `JacobianNorm`, higher `TaylorDerivative` and
-        networks from Equinox are not supported.
+        DP5, BS3; SOSRI). With ``engine="julia"`` networks from Equinox, and `JacobianNorm` of
+        stochastic problems, are not supported.
     progress : bool
         Show a progress line on standard error.
 

@@ -104,7 +104,7 @@ def _check_julia(problem: Problem, options: TrainingOptions) -> None:
     from pysciml.fitting.on_julia import check_regularizers
 
     check(problem.system.model)
-    check_regularizers(options.regularizers)
+    check_regularizers(problem.system.model, options.regularizers)
     get("julia")
 
 
