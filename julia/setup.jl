@@ -20,8 +20,8 @@ const SOLVERS = [
     "StochasticDiffEq",
 ]
 
-# Spectral derivatives, and what `System.to_julia()` may use besides.
-const MORE = ["DiffEqCallbacks", "FFTW", "NaNMath", "SpecialFunctions"]
+# Spectral derivatives, rules to train by, and what `System.to_julia()` may use besides.
+const MORE = ["DiffEqCallbacks", "FFTW", "NaNMath", "Optimisers", "SpecialFunctions"]
 
 function main(folder::AbstractString, pythoncall::AbstractString)
     # PythonCall and juliacall are two halves of one program: their versions must be the same.

@@ -15,9 +15,9 @@ equations as loops), `workload.jl` (what is compiled beforehand).
 
 Training has a way of its own, which needs no solver package: `pointwise.jl` (operations on a batch, with derivatives),
 `networks.jl`, `tape.jl` (graphs of both), `batch.jl` (their pieces on threads), `explicit_methods.jl`, `adaptive.jl` and
-`adjoint.jl` (solves that keep their error and stiffness estimates, differentiated), `noisy.jl` (the same with noise),
-`training.jl` (what Python calls), `regularizers.jl` and `layers.jl` (the same solves as Lux layers, for models written in
-Julia).
+`adjoint.jl` (solves that keep their error and stiffness estimates, differentiated), `integrand.jl` (what is integrated along
+with them), `noisy.jl` (the same with noise), `training.jl` (what Python calls), `optimizers.jl` (rules of Optimisers.jl),
+`regularizers.jl` and `layers.jl` (the same solves as Lux layers, for models written in Julia).
 """
 module PySciML
 
@@ -66,10 +66,12 @@ include("networks.jl")
 include("tape.jl")
 include("batch.jl")
 include("explicit_methods.jl")
+include("integrand.jl")
 include("adaptive.jl")
 include("adjoint.jl")
 include("noisy.jl")
 include("training.jl")
+include("optimizers.jl")
 include("regularizers.jl")
 include("layers.jl")
 include("workload.jl")

@@ -19,14 +19,15 @@ end
 Record() = Record(Float64[], Float64[], Int[], Bool[], Matrix{Float64}[], Matrix{Float64}[], Float64[], Float64[], Float64[])
 
 """
-    AdaptiveSolve(tape, method, rows, rtol, atol, max_steps; kinetic = 0.0, through_steps = false)
+    AdaptiveSolve(tape, method, rows, rtol, atol, max_steps; kinetic = 0.0, through_steps = false, integrand = nothing)
 
 A solve of `rows` members of a batch, which are one state with one step size, and buffers for it: after the first time, neither
 `solve!` nor `pull!` allocates (unless pieces of the batch go to several threads).
 
 The first outputs of the tape are the derivatives of the states. Member `i` runs over the time `start[i] + length[i] * τ`.
-`kinetic` is what the mean square of the derivative is multiplied by in the integral that is kept. `through_steps` says whether
-step sizes are differentiated, rejected attempts included; else the derivative is that of the steps that were taken.
+`kinetic` is what the mean square of the derivative is multiplied by in the integral that is kept; `integrand`, the tape of an
+[`Integrand`](@ref), adds to it. `through_steps` says whether step sizes are differentiated, rejected attempts included; else the
+derivative is that of the steps that were taken.
 
 Regularization by the estimates of a solver is that of Pal, Ma, Shah & Rackauckas, *Opening the Blackbox* (ICML 2021).
 """
@@ -38,6 +39,7 @@ mutable struct AdaptiveSolve{F}
     max_steps::Int
     through_steps::Bool
     kinetic::Float64
+    integrand::Union{Nothing, Integrand}
     # One step: the states and slopes of its stages, its error and that relative to the tolerance.
     inner::Vector{Matrix{Float64}}
     slopes::Vector{Matrix{Float64}}
@@ -65,10 +67,11 @@ end
 
 AdaptiveSolve(
     tape::Tape, method::ExplicitMethod, rows::Integer, rtol, atol, max_steps; kinetic = 0.0, through_steps = false,
-    threaded = nothing,
+    threaded = nothing, integrand = nothing,
 ) = AdaptiveSolve(
     BatchField(tape, rows, 1:tape.n_states, n_stages(method); threaded), method, (rows, tape.n_states), rtol, atol, max_steps;
     kinetic, through_steps,
+    integrand = integrand === nothing ? nothing : Integrand(integrand, rows, tape.n_states, n_stages(method)),
 )
 
 """
@@ -79,13 +82,14 @@ A solve of states of that shape with any `field` that has `prepare!`, `slope!`, 
 """
 function AdaptiveSolve(
         field, method::ExplicitMethod, shape::NTuple{2, Int}, rtol, atol, max_steps; kinetic = 0.0, through_steps = false,
+        integrand = nothing,
     )
     stages = n_stages(method)
     many() = [zeros(shape) for _ in 1:stages]
     one() = zeros(shape)
     return AdaptiveSolve(
-        field, method, rtol, atol, max_steps, through_steps, kinetic, many(), many(), one(), one(), zeros(stages), many(), many(),
-        one(), one(), one(), one(), Float64[], Record(), 0.0, 1.0, true, 0, 0, 0, 0, 0.0, false,
+        field, method, rtol, atol, max_steps, through_steps, kinetic, integrand, many(), many(), one(), one(), zeros(stages),
+        many(), many(), one(), one(), one(), one(), Float64[], Record(), 0.0, 1.0, true, 0, 0, 0, 0, 0.0, false,
     )
 end
 
@@ -117,10 +121,16 @@ function take_step!(s::AdaptiveSolve, t::Float64, h::Float64, keep::Bool)
     integral = 0.0
     if s.kinetic != 0
         for j in 1:last
-            m.b[j] == 0 || (integral += m.b[j] * root_mean_square(slopes[j])^2)
+            m.b[j] == 0 || (integral += s.kinetic * m.b[j] * root_mean_square(slopes[j])^2)
         end
     end
-    return root_mean_square(s.relative), ratio(spread, apart) / m.stability, h * s.kinetic * integral
+    g = s.integrand
+    if g !== nothing
+        for j in 1:last
+            m.b[j] == 0 || (integral += m.b[j] * integrand!(g, keep ? j : 1, t + stage_time(m, j) * h, s.inner[j]))
+        end
+    end
+    return root_mean_square(s.relative), ratio(spread, apart) / m.stability, h * integral
 end
 
 "A guess of the first step size (Hairer, Nørsett & Wanner, *Solving ODEs I*, II.4)."
@@ -167,6 +177,7 @@ function solve!(
         length::AbstractVector, t0::Float64, t1::Float64, times::AbstractVector; dt::Union{Nothing, Float64} = nothing,
     )
     prepare!(s.field, p, start, length)
+    s.integrand === nothing || prepare!(s.integrand, p, start, length)
     s.t0, s.t1, s.guessed = t0, t1, dt === nothing
     resize!(s.times, Base.length(times))
     copyto!(s.times, times)

@@ -37,6 +37,15 @@ function pull_step!(
             h_bar += integral_bar * s.kinetic * m.b[j] * root_mean_square(slopes[j])^2
         end
     end
+    g = s.integrand
+    if integral_bar != 0 && g !== nothing
+        for j in 1:last
+            m.b[j] == 0 && continue
+            by_time = pull_integrand!(z_bars[j], g, j, integral_bar * h * m.b[j])
+            t_bar += by_time
+            h_bar += stage_time(m, j) * by_time + integral_bar * m.b[j] * integrand(g, j)
+        end
+    end
     for i in last:-1:2
         by_time = pull_slope!(z_bars[i], s.field, i, k_bars[i])
         t_bar += by_time
@@ -104,6 +113,7 @@ function pull!(
     r, last = s.record, n_stages(s.method)
     y_bar, slope_bar, z_bars, k_bars = s.y_bar, s.slope_bar, s.inner_bars, s.slope_bars
     clear!(s.field)
+    s.integrand === nothing || clear!(s.integrand.field)
     # What the next attempt passes back: the adjoints of its state, slope, time and size.
     copyto!(y_bar, y1_bar)
     fill!(slope_bar, 0.0)
@@ -247,7 +257,10 @@ function pull_first_step!(s::AdaptiveSolve, h_bar::Float64)
 end
 
 "Add to `p_bar` the derivatives by the parameters, after `pull!`."
-parameter_bars!(p_bar::AbstractVector, s::AdaptiveSolve) = parameter_bars!(p_bar, s.field)
+function parameter_bars!(p_bar::AbstractVector, s::AdaptiveSolve)
+    s.integrand === nothing || parameter_bars!(p_bar, s.integrand.field)
+    return parameter_bars!(p_bar, s.field)
+end
 
 # -- one step at a random time
 

@@ -20,6 +20,9 @@ end
 
 n_stages(method::ExplicitMethod) = length(method.b)
 
+"Where in a step a stage is, as a share of its size."
+stage_time(method::ExplicitMethod, stage::Int) = stage == 1 ? 0.0 : method.c[stage - 1]
+
 "Coefficients of polynomials in the powers from zero on."
 function multiplied(factors::Vector{Float64}...)
     product = [1.0]

@@ -26,8 +26,15 @@ function tape_at(
     )
 end
 
-adaptive_solve(tape::Tape, method::String, rows::Int, rtol::Float64, atol::Float64, max_steps::Int, through_steps::Bool) =
-    AdaptiveSolve(tape, explicit_method(method), rows, rtol, atol, max_steps; through_steps)
+adaptive_solve(
+    tape::Tape, method::String, rows::Int, rtol::Float64, atol::Float64, max_steps::Int, through_steps::Bool,
+    integrand::Union{Nothing, Tape} = nothing,
+) = AdaptiveSolve(tape, explicit_method(method), rows, rtol, atol, max_steps; through_steps, integrand)
+
+"See [`set!`](@ref)."
+set_integrand_at!(s::AdaptiveSolve, weights::Int, noise::Int) = set!(
+    s.integrand, array_at(weights, length(s.integrand.weights)), array_at(noise, s.field.rows, s.field.tape.n_states),
+)
 
 "See [`solve!`](@ref); returns what there is to know but for arrays. `y1` is written, too."
 function solve_at!(

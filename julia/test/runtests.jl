@@ -592,6 +592,8 @@ include("training.jl")
     @test Set(first.(PySciML.POINTWISE)) == setdiff(Set(keys(PySciML.OPERATIONS)), leaves)
 end
 
+Base.find_package("Optimisers") === nothing || include("optimizers.jl")
+
 if Base.find_package("Aqua") !== nothing
     # What the package loads by name where a solver asks for it is not among its dependencies.
     using Aqua: Aqua

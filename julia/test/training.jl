@@ -276,6 +276,43 @@ end
     end
 end
 
+"Outputs of the states of `driven`, a random number for each, the length and the time; its parameters are those of `driven`."
+along(n_params) = tape(
+    Any[
+        (:state, 1), (:state, 2), (:state, 3), (:state, 4), (:state, 5), (:time,), (:param, 1), (:sin, 1), (:mul, 8, 3),
+        (:mul, 9, 7), (:mul, 2, 4), (:mul, 11, 5), (:cos, 6), (:add, 12, 13), (:const, 0.5),
+    ], 5, n_params, [10, 14, 15],
+)
+
+@testset "what is integrated along is differentiated with the steps" begin
+    one, p, y0, start, length = driven()
+    weights, noise = [0.3, 0.2, 0.1], randn(Xoshiro(1), 3, 2)
+    for (name, dt) in (("Tsit5", nothing), ("BS3", 1.5))
+        options = (; kinetic = 0.1, through_steps = true, integrand = along(one.n_params))
+        s = PySciML.AdaptiveSolve(one, PySciML.explicit_method(name), 3, 1e-3, 1e-4, 200; options...)
+        PySciML.set!(s.integrand, weights, noise)
+        value, p_bar, y0_bar = loss_and_derivatives(s, p, y0, start, length, dt)
+        loss(p, y0) = loss_and_derivatives(s, p, y0, start, length, dt)[1]
+        @test p_bar ≈ differences(p -> loss(p, y0), p) rtol = 1e-5
+        @test vec(y0_bar) ≈ differences(y0 -> loss(p, y0), y0) rtol = 1e-5
+    end
+end
+
+@testset "an integrand is the mean square of what its tape says" begin
+    # Of the derivative itself it is the kinetic energy; the random numbers and the length are not used.
+    nodes = Any[(:state, 1), (:state, 2), (:param, 1), (:mul, 3, 2), (:mul, 1, 2)]
+    rates, squared = tape(nodes, 2, 1, [4, 5]), tape(nodes, 5, 1, [4, 5])
+    tsit5, y0, start, length = PySciML.explicit_method("Tsit5"), [0.5 -0.4; 0.2 0.3], [0.0, 0.0], [1.0, -0.7]
+    kinetic = PySciML.AdaptiveSolve(rates, tsit5, 2, 1e-8, 1e-8, 200; kinetic = 0.3)
+    other = PySciML.AdaptiveSolve(rates, tsit5, 2, 1e-8, 1e-8, 200; integrand = squared)
+    PySciML.set!(other.integrand, [0.3, 0.3], zeros(2, 2))
+    for s in (kinetic, other)
+        solved(s, [1.3], y0, 1.0, Float64[]; start, length)
+    end
+    @test other.integral ≈ kinetic.integral rtol = 1e-13
+    @test_throws "no integrand" PySciML.AdaptiveSolve(rates, tsit5, 2, 1e-8, 1e-8, 200; integrand = rates)
+end
+
 @testset "local estimates are those of the steps, and are differentiated" begin
     one, p, y0, start, length = driven()
     s = PySciML.AdaptiveSolve(one, PySciML.explicit_method("Tsit5"), 3, 1e-5, 1e-6, 200)
@@ -356,7 +393,9 @@ end
 
 @testset "nothing is allocated the second time" begin
     one, p, y0, start, length = driven()
-    s = PySciML.AdaptiveSolve(one, PySciML.explicit_method("Tsit5"), 3, 1e-5, 1e-6, 200; kinetic = 0.1, through_steps = true)
+    tsit5, options = PySciML.explicit_method("Tsit5"), (; kinetic = 0.1, through_steps = true, integrand = along(one.n_params))
+    s = PySciML.AdaptiveSolve(one, tsit5, 3, 1e-5, 1e-6, 200; options...)
+    PySciML.set!(s.integrand, ones(3), ones(3, 2))
     ys = zeros(3, 2, Base.length(TIMES))
     @test second_time(s, p, y0, start, length, ys, ones(size(ys)), ones(3, 2), zero(p), ones(100)) == 0
 end

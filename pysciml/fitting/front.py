@@ -125,15 +125,19 @@ def fit(
         Least squares. The weighted residual from which one counts as an outlier.
     confidence : float, default 0.95
         Least squares. Of the intervals.
-    optimizer : str or optax optimizer, optional
+    optimizer : str, optax optimizer or rule of Optimisers.jl, optional
         ``"least_squares"``, or for training a name (``"adam"``, the default; ``"adamw"``,
-        ``"adabelief"``, ``"sgd"``, ...) or any optax optimizer.
+        ``"adabelief"``, ``"sgd"``, ...) or any optax optimizer. With ``engine="julia"`` also
+        ``"Optimisers.Adam"`` and the others of Optimisers.jl that have a learning rate, or any of
+        its rules as a value of Julia's, such as ``jl.Optimisers.AdaBelief(1e-3)`` with ``jl =
+        juliacall.Main``; ``engine="auto"`` is then Julia.
     regularize : regularizer or list of them, optional
         Training. What makes the learned equation cheap to solve: `ErrorEstimate`,
         `StiffnessEstimate`, `LocalErrorEstimate`, `LocalStiffnessEstimate`, `TaylorDerivative`,
         `KineticEnergy`, `JacobianNorm`, `RandomEndTime`.
     learning_rate : float or optax schedule, default 1e-2
-        Training.
+        Training. A schedule is a function of the number of updates. An optimizer that is given as
+        an object has its own; a schedule replaces that of a rule of Optimisers.jl.
     epochs : int, default 100
         Training. Passes over the data.
     seed : int, default 0
@@ -165,8 +169,8 @@ def fit(
     alg, engine, rtol, atol, max_steps
         As for `solve`. Least squares wants solutions more exact than the data (1e-8, 1e-10);
         training takes 1e-6 for both (1e-2 for stochastic problems), and explicit methods (Tsit5,
-        DP5, BS3; SOSRI). With ``engine="julia"`` the optimizers are still optax's, and
-        `JacobianNorm`, higher `TaylorDerivative` and networks from Equinox are not supported.
+        DP5, BS3; SOSRI). With ``engine="julia"`` networks from Equinox, and `JacobianNorm` of
+        stochastic problems, are not supported.
     progress : bool
         Show a progress line on standard error.
 
@@ -207,7 +211,7 @@ def fit(
     )
     networks = [key for key in keys if _is_network(problem, key)]
     asked = [name for name, default in _FOR_TRAINING.items() if given[name] is not default and given[name] != default]
-    if optimizer == _LEAST_SQUARES:
+    if isinstance(optimizer, str) and optimizer == _LEAST_SQUARES:
         if networks or asked:
             what = f"the network {getattr(networks[0], 'name', networks[0])}" if networks else f"{asked[0]}="
             raise ProblemError(

@@ -14,14 +14,14 @@ import jax
 import numpy as np
 
 from pysciml.engines.base import Array
-from pysciml.engines.julia.training import BatchSolve, Observer, Outcome
+from pysciml.engines.julia.training import BatchSolve, Observer, Outcome, check_operations
 from pysciml.errors import UnsupportedError
 from pysciml.fitting.objective import Layout, Value
 from pysciml.fitting.windows import Windows
 from pysciml.graph import Model
+from pysciml.neural.integrands import integrand, integrated
 from pysciml.neural.regularizers import (
     ErrorEstimate,
-    JacobianNorm,
     KineticEnergy,
     LocalErrorEstimate,
     LocalStiffnessEstimate,
@@ -35,16 +35,17 @@ from pysciml.neural.terms import end_shift
 Loss = Callable[[Array, Any, Array, Any], tuple[float, Value, Array | None]]
 
 
-def check_regularizers(regularizers: Sequence[Regularizer]) -> None:
-    """Refuse, by name, those that need derivatives of derivatives."""
-    for r in regularizers:
-        if isinstance(r, JacobianNorm) or (isinstance(r, TaylorDerivative) and r.order > 1):
-            raise UnsupportedError(
-                f"{type(r).__name__} needs higher derivatives of the right-hand side, which engine='jax' has; "
-                "engine='julia' trains with ErrorEstimate, StiffnessEstimate, their local variants, KineticEnergy and "
-                "RandomEndTime",
-                engine="julia",
-            )
+def check_regularizers(model: Model, regularizers: Sequence[Regularizer]) -> None:
+    """Refuse, by name, what is not integrated along a stochastic solve, or has operations that Julia cannot train."""
+    if not any(map(integrated, regularizers)):
+        return
+    if model.kind == "sde":
+        raise UnsupportedError(
+            "JacobianNorm of a stochastic problem is for engine='jax'; engine='julia' trains those with ErrorEstimate, "
+            "StiffnessEstimate, their local variants and KineticEnergy",
+            engine="julia",
+        )
+    check_operations(integrand(model.graph, regularizers)[0])
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class JuliaObjective:
         through_steps = any(getattr(r, "through_steps", False) for r in regularizers)
         n = len(self.model.states)
         needs_observed = bool((windows.rows >= n).any())
+        along = owners = None
+        if any(map(integrated, regularizers)):
+            along, owners = integrand(self.model.graph, regularizers)
         solves: dict[int, BatchSolve] = {}
         observers: dict[int, Observer] = {}
 
@@ -75,7 +79,7 @@ class JuliaObjective:
             members = len(chosen)
             if members not in solves:
                 solves[members] = BatchSolve(
-                    self.model, self.algorithm, members, self.rtol, self.atol, capacity, through_steps
+                    self.model, self.algorithm, members, self.rtol, self.atol, capacity, through_steps, along
                 )
             solver = solves[members]
             u0, p, flat = self.layout.unpack(theta, self.u0, self.p)
@@ -85,7 +89,11 @@ class JuliaObjective:
             times = _moved(windows.times, end_shift(regularizers), here[1], keys[1])
             end = float(times[-1])
             kinetic = kinetic_coefficient(regularizers, coefficients)
-            out = solver.solve(p, starts[chosen].T, *here, end, times, kinetic)
+            weights = noise = None
+            if owners is not None:
+                weights = coefficients[owners]
+                noise = np.asarray(jax.random.normal(keys[0], (members, n), np.float64)).T
+            out = solver.solve(p, starts[chosen].T, *here, end, times, kinetic, weights, noise)
             if not out.success:
                 full = out.n_records >= capacity
                 return np.nan, Value(np.nan, np.nan, out.n_rhs, False, full), np.full_like(theta, np.nan)
@@ -164,7 +172,7 @@ def kinetic_coefficient(regularizers: Sequence[Regularizer], coefficients: Array
     found = [
         c
         for c, r in zip(coefficients.tolist(), regularizers, strict=False)
-        if isinstance(r, (KineticEnergy, TaylorDerivative))
+        if isinstance(r, KineticEnergy) or (isinstance(r, TaylorDerivative) and r.order == 1)
     ]
     return float(sum(found))
 

@@ -22,7 +22,6 @@ from pysciml.fitting.trained import TrainingResult
 from pysciml.fitting.training_options import (
     Trained,
     TrainingOptions,
-    make_optimizer,
     read_options,
     read_trainable,
     read_validation,
@@ -40,7 +39,7 @@ _SHOWN_EVERY: Final = 0.2
 
 def train(problem: Problem, data: xr.Dataset, trainable: list[Any], options: Mapping[str, Any]) -> TrainingResult:
     """See `pysciml.fitting.front.fit`."""
-    get("jax")  # says what to install, if it is missing; optimizers are its, whatever solves
+    get("jax")  # says what to install, if it is missing; random numbers are its, whatever solves
     stochastic = problem.system.model.kind == "sde"
     _check_problem(problem)
     chosen = read_options(options, stochastic)
@@ -105,7 +104,7 @@ def _check_julia(problem: Problem, options: TrainingOptions) -> None:
     from pysciml.fitting.on_julia import check_regularizers
 
     check(problem.system.model)
-    check_regularizers(options.regularizers)
+    check_regularizers(problem.system.model, options.regularizers)
     get("julia")
 
 
@@ -123,6 +122,7 @@ class _Training:
         options: TrainingOptions,
     ) -> None:
         from pysciml.fitting.objective import Layout
+        from pysciml.fitting.optimizers import make_optimizer
 
         self.problem, self.data, self.options = problem, data, options
         self.stages, self.check = stages, check
@@ -154,9 +154,10 @@ class _Training:
             options.trajectories,
             # What one engine began the other does not go on with: they round differently.
             *(("julia",) if self.on_julia else ()),
+            *((self.optimizer.text,) if self.optimizer.text else ()),
         )
         self.losses: dict[Any, Any] = {}
-        # An optimizer or a schedule given as an object is not part of the mark.
+        # An optax optimizer or a schedule given as an object is not part of the mark.
         given = options.optimizer is not None or callable(options.learning_rate)
         self.key = (self.mark, id(self) if given else 0)
 
@@ -194,17 +195,17 @@ class _Training:
         def make() -> Callable[..., Any]:
             import jax
             import jax.numpy as jnp
-            import optax
 
-            windows = self.stages[stage]
+            from pysciml.fitting.optimizers import OptaxOptimizer
+
+            optimizer, windows = self.optimizer, self.stages[stage]
+            assert isinstance(optimizer, OptaxOptimizer)
             loss = self.objective.make(windows, self.stages[0].n // windows.n, capacity, train=True)
-            structure = jax.tree.structure(self.optimizer.init(jnp.asarray(self.start)))
 
             def step(theta: Any, leaves: Any, chosen: Any, coefficients: Any, random: Any) -> Any:
                 (total, value), slope = jax.value_and_grad(loss, has_aux=True)(theta, chosen, coefficients, random)
-                change, state = self.optimizer.update(slope, jax.tree.unflatten(structure, leaves), theta)
                 fine = value.success & jnp.isfinite(total) & jnp.isfinite(slope).all()
-                return optax.apply_updates(theta, change), jax.tree.leaves(state), value, fine
+                return *optimizer.change(theta, leaves, slope), value, fine
 
             return step
 
@@ -213,30 +214,13 @@ class _Training:
     def _step_on_julia(
         self, stage: int, capacity: int, theta: Array, leaves: Any, chosen: Any, coefficients: Array, random: Any
     ) -> Any:
-        """As `_step`: Julia differentiates, the optimizer is the same."""
-        from pysciml.engines.jax.compiling import compiled
-
+        """As `_step`: Julia differentiates, an optimizer of either takes the derivative."""
         windows = self.stages[stage]
         loss = self._loss(stage, windows, self.stages[0].n // windows.n, capacity)
         total, value, slope = loss(np.asarray(theta), chosen, coefficients, random)
         if not (value.success and np.isfinite(total) and np.isfinite(slope).all()):
             return theta, leaves, value, False
-
-        def make() -> Callable[..., Any]:
-            import jax
-            import jax.numpy as jnp
-            import optax
-
-            structure = jax.tree.structure(self.optimizer.init(jnp.asarray(self.start)))
-
-            def update(theta: Any, leaves: Any, slope: Any) -> Any:
-                change, state = self.optimizer.update(slope, jax.tree.unflatten(structure, leaves), theta)
-                return optax.apply_updates(theta, change), jax.tree.leaves(state)
-
-            return update
-
-        run, _ = compiled(("update", self.key), make, theta, leaves, slope)
-        return *run(theta, leaves, slope), value, True
+        return *self.optimizer.update(theta, leaves, slope), value, True
 
     def _loss(self, stage: int | None, windows: Windows, fine: int, capacity: int) -> Any:
         """The loss on Julia of a stage, or (None) for validation: made once, as it has buffers."""
@@ -267,15 +251,12 @@ class _Training:
 
     def run(self) -> TrainingResult:
         """Train, or go on with a training."""
-        import jax
-
         from pysciml.engines.jax.compiling import double_precision
 
         with double_precision():
-            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.optimizer.init(jax.numpy.asarray(self.start)))]
             # Julia compiles nothing for a number of steps.
             capacity = self.options.max_steps if self.on_julia else min(_CAPACITY, self.options.max_steps)
-            state = State(self.start, leaves, self.start.copy(), capacity=capacity)
+            state = State(self.start, self.optimizer.start(self.start), self.start.copy(), capacity=capacity)
             path = self.options.checkpoint
             if path is not None:
                 state = restore(path, self.mark, state) or state

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from pysciml.engines.base import Array
+from pysciml.engines.julia.optimizers import is_rule
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.fitting.inputs import Observations, read_data
 from pysciml.neural.adaptive import METHODS
@@ -42,11 +43,20 @@ OPTIMIZERS: Final = (
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """The options of a training, checked."""
+    """The options of a training, checked.
+
+    Attributes
+    ----------
+    optimizer, optimizer_name : object, str
+        One of them is given: the other is None or empty.
+    by_rule : bool
+        Whether the optimizer is a rule of Optimisers.jl, which Julia knows.
+    """
 
     regularizers: tuple[Regularizer, ...]
     optimizer: Any
     optimizer_name: str
+    by_rule: bool
     learning_rate: Any
     epochs: int
     seed: int
@@ -83,12 +93,13 @@ def positive(name: str, value: Any) -> float:
 def read_options(given: Mapping[str, Any], stochastic: bool) -> TrainingOptions:
     """Check all options but those about data and what is trainable."""
     optimizer, name = _read_optimizer(given["optimizer"])
+    by_rule = is_rule(given["optimizer"])
     rate = given["learning_rate"]
     if rate is None:
         rate = 1e-2
     if name and not callable(rate):
         rate = positive("learning_rate", rate)
-    if not name and given["learning_rate"] is not None:
+    if not name and given["learning_rate"] is not None and not (by_rule and callable(rate)):
         raise ProblemError("learning_rate is part of an optimizer that is given as an object", symbol="learning_rate")
     segments = _read_segments(given["segments"])
     batch = None if given["batch_size"] is None else integer("batch_size", given["batch_size"])
@@ -110,6 +121,12 @@ def read_options(given: Mapping[str, Any], stochastic: bool) -> TrainingOptions:
             f"training runs on engine={' or engine='.join(map(repr, ENGINES))}, not on {given['engine']!r}",
             engine=given["engine"],
         )
+    if by_rule and given["engine"] == "jax":
+        raise UnsupportedError(
+            f"optimizer={name or given['optimizer']!r} is a rule of Optimisers.jl: give engine='julia', or for "
+            "engine='jax' a name without a dot, or an optax optimizer",
+            engine="jax",
+        )
     patience = given["patience"]
     path = given["checkpoint"]
     if path is not None and not isinstance(path, (str, Path)):
@@ -127,6 +144,7 @@ def read_options(given: Mapping[str, Any], stochastic: bool) -> TrainingOptions:
         regularizers=regularizers,
         optimizer=optimizer,
         optimizer_name=name,
+        by_rule=by_rule,
         learning_rate=rate,
         epochs=integer("epochs", 100 if given["epochs"] is None else given["epochs"]),
         seed=0 if given["seed"] is None else integer("seed", given["seed"], 0),
@@ -142,7 +160,7 @@ def read_options(given: Mapping[str, Any], stochastic: bool) -> TrainingOptions:
         max_steps=integer("max_steps", given["max_steps"]),
         progress=given["progress"],
         trajectories=100 if given["trajectories"] is None else integer("trajectories", given["trajectories"], 2),
-        engine=ENGINES[0] if given["engine"] == "auto" else given["engine"],
+        engine=("julia" if by_rule else ENGINES[0]) if given["engine"] == "auto" else given["engine"],
     )
 
 
@@ -182,29 +200,24 @@ def _read_optimizer(given: Any) -> tuple[Any, str]:
     """The optimizer as an object or None, and its name or ``""``."""
     if given is None:
         return None, "adam"
+    if is_rule(given):
+        return (None, given) if isinstance(given, str) else (given, "")
     if isinstance(given, str):
         if given not in OPTIMIZERS:
             close = difflib.get_close_matches(given, OPTIMIZERS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             what = "trains no networks; " if given == "least_squares" else ""
             raise ProblemError(
-                f"optimizer {given!r} {what}is none of {', '.join(OPTIMIZERS)} (or an optax optimizer){hint}",
+                f"optimizer {given!r} {what}is none of {', '.join(OPTIMIZERS)} (or an optax optimizer, or a rule of "
+                f"Optimisers.jl, such as 'Optimisers.Adam'){hint}",
                 symbol="optimizer",
             )
         return None, given
     if callable(getattr(given, "init", None)) and callable(getattr(given, "update", None)):
         return given, ""
-    raise ProblemError(f"optimizer must be a name or an optax optimizer, not {given!r}", symbol="optimizer")
-
-
-def make_optimizer(options: TrainingOptions) -> Any:
-    """The optax optimizer."""
-    if options.optimizer is not None:
-        return options.optimizer
-    import optax
-
-    make: Callable[[Any], Any] = getattr(optax, options.optimizer_name)
-    return make(options.learning_rate)
+    raise ProblemError(
+        f"optimizer must be a name, an optax optimizer or a rule of Optimisers.jl, not {given!r}", symbol="optimizer"
+    )
 
 
 def read_validation(

@@ -48,19 +48,23 @@ def test_it_learns_an_unknown_right_hand_side():
     assert float((result.solution.double - 2 * result.solution.x).max()) == 0.0
 
 
-ENGINES = ["jax", pytest.param("julia", marks=pytest.mark.julia)]
+ENGINES = [
+    ("jax", "adam"),
+    pytest.param("julia", "adam", marks=pytest.mark.julia),
+    pytest.param("julia", "Optimisers.AdaBelief", marks=pytest.mark.julia),
+]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_killed_fit_goes_on_bit_for_bit(tmp_path, engine, request):
+@pytest.mark.parametrize(("engine", "optimizer"), ENGINES)
+def test_a_killed_fit_goes_on_bit_for_bit(tmp_path, engine, optimizer, request):
     if engine == "julia":
         request.getfixturevalue("julia_engine")
-    options = {**scope["options"], "engine": engine}
+    options = {**scope["options"], "engine": engine, "optimizer": optimizer}
     path = tmp_path / "fit.npz"
     whole = ps.fit(problem, data, epochs=40, checkpoint=tmp_path / "whole.npz", **options)
     code = SETUP + (
         f"import sys; ps.fit(problem, data, epochs=100_000, checkpoint={str(path)!r}, checkpoint_every=3, "
-        f"engine={engine!r}, **options)"
+        f"engine={engine!r}, optimizer={optimizer!r}, **options)"
     )
     child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2])
     try:
@@ -168,7 +172,7 @@ def test_numbers_alone_can_be_trained_and_time_may_run_backward():
     ("change", "message"),
     [
         ({"optimizer": "adamm"}, r"did you mean 'adam'\?"),
-        ({"optimizer": 3}, "optimizer must be a name or an optax optimizer"),
+        ({"optimizer": 3}, "optimizer must be a name, an optax optimizer or a rule of Optimisers.jl"),
         ({"optimizer": "least_squares"}, "does not go with the network nn"),
         ({"trainable": ["nnn"]}, r"did you mean nn\?"),
         ({"trainable": ["nn", "nn"]}, "trainable has nn twice"),

@@ -14,7 +14,7 @@ from pysciml.engines.base import Array
 from pysciml.engines.julia import bridge
 from pysciml.engines.julia.tapes import OPERATIONS, address, floats, send_tape, whole
 from pysciml.errors import UnsupportedError
-from pysciml.graph import Model, ops
+from pysciml.graph import Graph, Model, ops
 
 
 def check(model: Model) -> None:
@@ -26,7 +26,12 @@ def check(model: Model) -> None:
                 "train; a pysciml.MLP can be trained with engine='julia'",
                 engine="julia",
             )
-    missing = sorted(model.graph.used_ops() - OPERATIONS)
+    check_operations(model.graph)
+
+
+def check_operations(graph: Graph) -> None:
+    """Refuse, by name, operations that are not known on Julia while it trains."""
+    missing = sorted(graph.used_ops() - OPERATIONS)
     if missing:
         names = ", ".join(ops.OPS[code].name for code in missing)
         raise UnsupportedError(f"training with engine='julia' does not know {names}; engine='jax' may", engine="julia")
@@ -89,6 +94,8 @@ class BatchSolve(_Solve):
     max_steps : int
     through_steps : bool
         See `pysciml.neural.adaptive.Setting`.
+    integrand : Graph, optional
+        What to integrate along; see `pysciml.neural.integrands.integrand`.
     """
 
     def __init__(
@@ -100,6 +107,7 @@ class BatchSolve(_Solve):
         atol: float,
         max_steps: int,
         through_steps: bool = False,
+        integrand: Graph | None = None,
     ) -> None:
         super().__init__(
             bridge.julia().adaptive_solve(
@@ -110,6 +118,7 @@ class BatchSolve(_Solve):
                 float(atol),
                 int(max_steps),
                 through_steps,
+                None if integrand is None else send_tape(integrand, ("integrand",)),
             )
         )
         self._n, self._members = len(model.states), members
@@ -123,6 +132,8 @@ class BatchSolve(_Solve):
         end: float = 1.0,
         times: Array | None = None,
         kinetic: float = 0.0,
+        weights: Array | None = None,
+        noise: Array | None = None,
     ) -> Outcome:
         """Solve over the relative time 0..end.
 
@@ -136,7 +147,15 @@ class BatchSolve(_Solve):
             Relative times at which to return the solution, ascending.
         kinetic : float
             What the mean square of the derivative is multiplied by, to be integrated along.
+        weights : array, shape (n_outputs,), optional
+            What the square of each output of the integrand is multiplied by; by default it counts for nothing.
+        noise : array, shape (n_states, members), optional
+            The integrand's random numbers.
         """
+        if weights is not None:
+            given = floats(weights), floats(np.zeros_like(y0) if noise is None else noise)
+            assert given[1].shape == y0.shape
+            self._module.set_integrand_at_b(self._handle, *map(address, given))
         times = floats(np.zeros(0) if times is None else times)
         ys, y1 = np.empty((times.size, self._n, self._members)), np.empty((self._n, self._members))
         arrays = floats(p), floats(y0), floats(start), floats(length)
