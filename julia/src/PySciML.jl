@@ -10,6 +10,7 @@ repeat each other), `jacobian.jl`, `noise.jl` and `delays.jl` (what stochastic a
 `split.jl` (positions and velocities, implicit and explicit parts, for the methods that want them), `model.jl` (all of these
 together), `algorithms.jl` (names to algorithms), `events.jl`, `jumps.jl`, `problems.jl` (models to SciML problems),
 `solve.jl` (bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
+`static.jl` (small models out of place, on static vectors),
 `memory.jl` (arrays from and to Python), `simplify.jl` (the way back from Symbolics), `fields.jl` (partial differential
 equations as loops), `workload.jl` (what is compiled beforehand).
 
@@ -37,6 +38,7 @@ using SciMLBase: SciMLBase, CallbackSet, ContinuousCallback, DiscreteCallback, O
 using SparseArrays: SparseArrays, SparseMatrixCSC, findnz, nnz, nonzeros, sparse
 using SparseMatrixColorings: GreedyColoringAlgorithm
 using SpecialFunctions: SpecialFunctions
+using StaticArrays: SVector
 using SymbolicUtils: SymbolicUtils
 using Symbolics: Symbolics, Num
 
@@ -57,6 +59,7 @@ include("jumps.jl")
 include("problems.jl")
 include("solve.jl")
 include("results.jl")
+include("static.jl")
 include("ensembles.jl")
 include("memory.jl")
 include("simplify.jl")

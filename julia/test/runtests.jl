@@ -585,6 +585,7 @@ end
     @test u[1, 1, 2] ≈ 0.1 / 0.8 rtol = 1e-5
 end
 
+include("static.jl")
 include("training.jl")
 
 @testset "tapes know every operation" begin
