@@ -1,8 +1,8 @@
 """Ensembles on Julia's threads: portions short enough that Ctrl-C is seen between them.
 
 Where it is worth its compilation (`_STATIC_EVALUATIONS`), a small ordinary model is solved out of place on static
-vectors. Its trajectories then agree with those of `pysciml.solve` to the tolerances instead of to the last bit; they are
-the same from run to run, and for every division of the ensemble into blocks.
+vectors. Its trajectories then agree with those of `pysciml.solve` to the tolerances instead of to the last bit; they
+are the same from run to run, and for every division of the ensemble into blocks.
 """
 
 from __future__ import annotations
