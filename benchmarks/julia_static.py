@@ -29,7 +29,7 @@ def ring(n: int) -> ps.Problem:
     states = ps.variables(f"u:{n}")
     k = ps.parameters("k")
     rates = [
-        ps.Eq(D(u), k * (states[(i + 1) % n] - states[i - 1]) + u - u**3 + sp.cos((i + 1) * ps.t))
+        ps.Eq(D(u), k * states[(i + 1) % n] - states[i - 1] + u - u**3 + sp.cos((i + 1) * ps.t))
         for i, u in enumerate(states)
     ]
     return ps.Problem(ps.System(rates, name="ring"), {u: 1 + 0.1 * i for i, u in enumerate(states)}, (0, 20), {k: 1.0})
