@@ -32,17 +32,14 @@ end
 
 The nodes `outputs` as a function of a static vector of states, through Symbolics, with common subexpressions computed once.
 """
-function static_rhs(graph::Graph, outputs::Vector{Int})
+static_rhs(graph::Graph, outputs::Vector{Int}) = Static{length(outputs)}(out_of_place(graph, outputs, Val{false}, OPERATIONS))
+
+"The function itself, or its code if `expression` is `Val{true}`; `table` is what the operations are."
+function out_of_place(graph::Graph, outputs::Vector{Int}, expression, table)
     symbols = Symbols(graph)
-    out_of_place, _ = Symbolics.build_function(
-        trace(graph, outputs, symbols),
-        symbols.states,
-        symbols.params,
-        symbols.time;
-        expression = Val{false},
-        cse = true,
-    )
-    return Static{length(outputs)}(out_of_place)
+    expressions = trace(graph, outputs, symbols; table)
+    leaves = (symbols.states, symbols.params, symbols.time)
+    return first(Symbolics.build_function(expressions, leaves...; expression, cse = true))
 end
 
 "The function object of a model on static vectors, made once."

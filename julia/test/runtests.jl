@@ -586,6 +586,7 @@ end
 end
 
 include("static.jl")
+Base.find_package("DiffEqGPU") === nothing || include("device.jl")
 include("training.jl")
 
 @testset "tapes know every operation" begin

@@ -1,4 +1,4 @@
-using StaticArrays: SVector
+using PySciML: SVector
 
 "A pendulum that is pushed harder and harder: parameters are its inverse inertia and its weight."
 function pendulum()

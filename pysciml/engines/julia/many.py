@@ -70,7 +70,7 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
 
         def portion(arrays: Any = arrays) -> Any:
             u, codes, start, parameters, seeds = map(address, arrays)
-            return module.solve_many_at._jl_call_nogil(
+            given = (
                 ready.handle,
                 u,
                 codes,
@@ -85,11 +85,11 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
                 address(times),
                 times.size,
                 float(solving.dt or 0.0),
-                int(solving.max_steps),
-                seeds,
-                int(options.workers),
-                static,
             )
+            if solving.device != "cpu":
+                return module.solve_on_device_at._jl_call_nogil(*given, solving.device, solving.precision)
+            steps = int(solving.max_steps)
+            return module.solve_many_at._jl_call_nogil(*given, steps, seeds, int(options.workers), static)
 
         with ready.lock:
             names, label = call(portion)
@@ -97,6 +97,10 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
         each = (time.perf_counter() - begin) / (high - low)
         low, size = high, max(1, min(int(_PORTION / each), 4 * size, allowed))
     extra: dict[str, str | int | float] = {"threads": min(options.workers, int(module.thread_count()))}
+    if solving.device != "cpu":
+        extra = {"device": solving.device}
+    if solving.precision != "float64":
+        extra["precision"] = solving.precision
     if static:
         extra["vectors"] = "static"
     if model.noise or model.jumps:
@@ -113,7 +117,7 @@ def _on_static_vectors(
 
     The problem that the ensemble varies says how many evaluations a trajectory takes, so that all blocks decide alike.
     """
-    if batch.near is None or model.kind != "ode":
+    if batch.near is None or model.kind != "ode" or solving.device != "cpu":
         return False, 0.0
     begin = time.perf_counter()
     start, parameters = map(floats, batch.near)

@@ -67,8 +67,10 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
 
     Parameters
     ----------
-    cuda, sysimage : bool
-        Packages for GPUs, an image for a faster start: not in this version.
+    cuda : bool
+        Also what ensembles on an NVIDIA GPU need: CUDA.jl and DiffEqGPU.jl.
+    sysimage : bool
+        An image for a faster start: not in this version.
     progress : callable
         Called with one line for every step.
 
@@ -81,8 +83,6 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
     EngineUnavailableError
         With what went wrong and what to do.
     """
-    if cuda:
-        raise UnsupportedError("the julia engine does not run on GPUs in this version", engine="julia")
     if sysimage:
         raise UnsupportedError(
             "this version makes no system image: run `pysciml julia setup` without it", engine="julia"
@@ -105,7 +105,7 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
     project = folder / "environment"
     project.mkdir(exist_ok=True)
     progress(f"installing and compiling packages into {project}")
-    _run(executable, project, package)
+    _run(executable, project, package, cuda)
     found = Environment(executable, str(project), version)
     _write_marker(folder / MARKER, found)
     progress("done: ps.solve(problem) now uses Julia")
@@ -144,7 +144,7 @@ def _offline() -> bool:
     return os.environ.get("PYTHON_JULIAPKG_OFFLINE", "").lower() in ("yes", "true", "1")
 
 
-def _run(executable: str, project: Path, package: Path) -> None:
+def _run(executable: str, project: Path, package: Path, cuda: bool) -> None:
     command = [
         executable,
         "--startup-file=no",
@@ -152,6 +152,7 @@ def _run(executable: str, project: Path, package: Path) -> None:
         str(package / "setup.jl"),
         str(package),
         metadata.version("juliacall"),
+        *(["cuda"] if cuda else []),
     ]
     variables = dict(os.environ)
     variables.setdefault("JULIA_CONDAPKG_BACKEND", "Null")
