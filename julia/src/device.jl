@@ -1,7 +1,7 @@
 # Ensembles on a GPU: each trajectory is one thread of a kernel of DiffEqGPU.jl, which an extension starts (PySciMLDiffEqGPUExt).
 # What a kernel needs comes from the graph: the right-hand side out of place on static vectors, without pointers to the heap.
 
-"Kernels keep states in registers: they are for models of few of them."
+"Kernels keep states in registers: they are for models of few of them. Where the bound should be was not measured."
 const DEVICE_STATES = 20
 
 "A kernel is one function, with the right-hand side in it once for every stage of the method."

@@ -23,8 +23,9 @@ from pysciml.graph import Model
 #: Seconds of work in a portion.
 _PORTION: Final = 0.5
 #: Ensembles in which the right-hand side is evaluated this often are solved on static vectors, if the model is a small
-#: one. These save some 20 ns of a thread's time for each evaluation, and compile for two to four seconds, once for each
-#: model (`benchmarks/julia_static.py`): on two threads this is about where already the first ensemble gains.
+#: one. These save 10 to 60 ns of a thread's time for each evaluation, and compile for two to three seconds, once for
+#: each model (`benchmarks/julia_static.py`). On two threads such an ensemble takes some four seconds in place; on
+#: static vectors the first takes five or six, and the next two and a half.
 _STATIC_EVALUATIONS: Final = 1e8
 #: The steps of Weyl's sequence in Steele, Lea & Flood, Fast splittable pseudorandom number generators (2014).
 _WEYL: Final = np.uint64(0x9E3779B97F4A7C15)
