@@ -1,4 +1,4 @@
-# julia --project=ENVIRONMENT setup.jl PACKAGE_FOLDER PYTHONCALL_VERSION
+# julia --project=ENVIRONMENT setup.jl PACKAGE_FOLDER PYTHONCALL_VERSION [cuda]
 #
 # Fills the environment of `pysciml julia setup`. Running it again changes nothing that is right.
 
@@ -23,10 +23,14 @@ const SOLVERS = [
 # Spectral derivatives, rules to train by, and what `System.to_julia()` may use besides.
 const MORE = ["DiffEqCallbacks", "FFTW", "NaNMath", "Optimisers", "SpecialFunctions"]
 
-function main(folder::AbstractString, pythoncall::AbstractString)
+# Ensembles on NVIDIA GPUs.
+const GPU = ["CUDA", "DiffEqGPU"]
+
+function main(folder::AbstractString, pythoncall::AbstractString, more::AbstractString...)
+    wanted = "cuda" in more ? [SOLVERS; MORE; GPU] : [SOLVERS; MORE]
     # PythonCall and juliacall are two halves of one program: their versions must be the same.
     Pkg.develop(PackageSpec(path = folder))
-    Pkg.add([PackageSpec(name = "PythonCall", version = pythoncall); [PackageSpec(name = name) for name in [SOLVERS; MORE]]])
+    Pkg.add([PackageSpec(name = "PythonCall", version = pythoncall); [PackageSpec(name = name) for name in wanted]])
     Pkg.precompile()
     return nothing
 end

@@ -137,7 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     julia = add("julia", "set up Julia for engine='julia', or show its state", _JULIA, _EXIT_CODES, _run_julia)
     julia.add_argument("what", choices=("setup", "status"), help="install what is missing, or only look")
-    julia.add_argument("--cuda", action="store_true", help="also for NVIDIA GPUs (not in this version)")
+    julia.add_argument("--cuda", action="store_true", help="also for ensembles on an NVIDIA GPU")
     julia.add_argument("--sysimage", action="store_true", help="also a system image, for a faster start")
 
     run = add("solve", "solve a saved model", _SOLVE, _SOLVE_EXAMPLES + _EXIT_CODES, _run_solve)

@@ -150,7 +150,9 @@ def failure(problem: Problem, raw: RawSolution, engine: str, partial: xr.Dataset
     return kind(message, partial=partial, retcode=raw.retcode)
 
 
-def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", precision: str = "float64") -> Engine:
+def choose_engine(
+    model: Model, alg: Any, engine: Any, device: str = "cpu", precision: str = "float64", *, ensemble: bool = False
+) -> Engine:
     """The engine to use, checked to support the model, the algorithm, the device and the precision.
 
     Raises
@@ -168,7 +170,7 @@ def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", prec
         chosen.check_fields(model)
         chosen.check_constraints(model)
         chosen.check(model, alg)
-        chosen.check_place(device, precision)
+        chosen.check_place(device, precision, ensemble=ensemble)
         return chosen
     refusals: list[str] = []
     order = base.automatic_order()
@@ -182,7 +184,7 @@ def choose_engine(model: Model, alg: Any, engine: Any, device: str = "cpu", prec
                 candidate.check_fields(model)
                 candidate.check_constraints(model)
                 candidate.check(model, alg)
-                candidate.check_place(device, precision)
+                candidate.check_place(device, precision, ensemble=ensemble)
             except (UnsupportedError, EngineUnavailableError) as error:
                 reason = str(error)
             else:

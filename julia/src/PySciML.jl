@@ -10,6 +10,7 @@ repeat each other), `jacobian.jl`, `noise.jl` and `delays.jl` (what stochastic a
 `split.jl` (positions and velocities, implicit and explicit parts, for the methods that want them), `model.jl` (all of these
 together), `algorithms.jl` (names to algorithms), `events.jl`, `jumps.jl`, `problems.jl` (models to SciML problems),
 `solve.jl` (bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
+`static.jl` (small models out of place, on static vectors), `device.jl` (the same on a GPU),
 `memory.jl` (arrays from and to Python), `simplify.jl` (the way back from Symbolics), `fields.jl` (partial differential
 equations as loops), `workload.jl` (what is compiled beforehand).
 
@@ -33,12 +34,16 @@ using Logging: NullLogger, with_logger
 using NaNMath: NaNMath
 using PrecompileTools: @compile_workload, workload_enabled
 using Random: Random, Xoshiro, randexp
+using RuntimeGeneratedFunctions: RuntimeGeneratedFunctions, RuntimeGeneratedFunction, drop_expr
 using SciMLBase: SciMLBase, CallbackSet, ContinuousCallback, DiscreteCallback, ODEFunction, ODEProblem, ReturnCode, init, step!, terminate!
 using SparseArrays: SparseArrays, SparseMatrixCSC, findnz, nnz, nonzeros, sparse
 using SparseMatrixColorings: GreedyColoringAlgorithm
 using SpecialFunctions: SpecialFunctions
+using StaticArrays: SVector
 using SymbolicUtils: SymbolicUtils
 using Symbolics: Symbolics, Num
+
+RuntimeGeneratedFunctions.init(@__MODULE__)
 
 include("graph.jl")
 include("operations.jl")
@@ -57,7 +62,9 @@ include("jumps.jl")
 include("problems.jl")
 include("solve.jl")
 include("results.jl")
+include("static.jl")
 include("ensembles.jl")
+include("device.jl")
 include("memory.jl")
 include("simplify.jl")
 include("fields.jl")

@@ -39,7 +39,7 @@ const SOLVER_PACKAGES = [
 const OTHER_PACKAGES = ["FFTW" => "7a1cc6ca-52ef-59f5-83cd-3a7055c09341", "Optimisers" => "3bd65402-5787-11e9-1adc-39752487f4e2"]
 
 function package_id(name)
-    for (package, uuid) in Iterators.flatten((SOLVER_PACKAGES, OTHER_PACKAGES))
+    for (package, uuid) in Iterators.flatten((SOLVER_PACKAGES, OTHER_PACKAGES, DEVICE_PACKAGES))
         package == name && return Base.PkgId(Base.UUID(uuid), name)
     end
     throw(ArgumentError("no package $name is known"))

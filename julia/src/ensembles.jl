@@ -1,19 +1,20 @@
 """
-    solve_many(model, u0, p, t0, t1, algorithm, rtol, atol, saveat, dt, max_steps, seeds, threads)
+    solve_many(model, u0, p, t0, t1, algorithm, rtol, atol, saveat, dt, max_steps, seeds, threads, static = false)
 
-Solve for every column of `u0` and `p`, with its own seed, on that many threads.
+Solve for every column of `u0` and `p`, with its own seed, on that many threads; on static vectors if `static`, which is
+what [`prepare_static`](@ref) said.
 
 Returns `(u, codes, names, algorithm)`: `u` of shape `(n_states, n_t, count)`, not a number where a
 trajectory has no value, and return code `names[codes[k]]` (zero-based) of trajectory `k`. The rest
 as for [`start`](@ref).
 """
-function solve_many(model::Model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seeds, threads)
+function solve_many(model::Model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seeds, threads, static = false)
     u = zeros(n_states(model), length(saveat), size(u0, 2))
-    return u, solve_many!(u, model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seeds, threads)...
+    return u, solve_many!(u, model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seeds, threads, static)...
 end
 
 "As [`solve_many`](@ref), into the array `u`."
-function solve_many!(u, model::Model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seeds, threads)
+function solve_many!(u, model::Model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seeds, threads, static = false)
     starts, parameters = Matrix{Float64}(u0), Matrix{Float64}(p)
     count = size(starts, 2)
     plan = make_plan(model, Float64(t0), Float64(t1), String(name), rtol, atol, saveat, dt, max_steps)
@@ -26,9 +27,10 @@ function solve_many!(u, model::Model, u0, p, t0, t1, name, rtol, atol, saveat, d
     retcodes = fill(:Default, count)
     algorithms = fill(plan.name, n_threads)
     next = Threads.Atomic{Int}(1)
+    on_static = static ? static_function(model) : nothing # no buffers: all threads share it
     solve_some(number) = begin
         mine = model.copies[number]
-        f = is_plain(mine, plan) ? ode_function(mine, plan.with_jacobian) : nothing
+        f = static ? on_static : is_plain(mine, plan) ? ode_function(mine, plan.with_jacobian) : nothing
         # The algorithm's package may have been loaded by this very call.
         algorithms[number] = Base.invokelatest(solve_share!, f, u, retcodes, mine, share, next)
     end
@@ -79,7 +81,7 @@ end
 
 function solve_one!(f::F, out, ::Model, share::Share, k::Int) where {F}
     plan = share.plan
-    problem = ODEProblem{true, SciMLBase.FullSpecialize}(f, share.u0[:, k], (share.t0, share.t1), share.p[:, k])
+    problem = trajectory(f, share, k)
     try
         integrator = integrator_with(problem, plan.algorithm, plan.options)
         SciMLBase.solve!(integrator)
@@ -91,6 +93,14 @@ function solve_one!(f::F, out, ::Model, share::Share, k::Int) where {F}
         return first(describe(error)), plan.name
     end
 end
+
+"The problem of one trajectory, in place or, on a static vector of states, out of place."
+trajectory(f::ODEFunction{true}, share::Share, k::Int) =
+    ODEProblem{true, SciMLBase.FullSpecialize}(f, share.u0[:, k], (share.t0, share.t1), share.p[:, k])
+trajectory(f::ODEFunction{false}, share::Share, k::Int) =
+    ODEProblem{false, SciMLBase.FullSpecialize}(f, static_start(f.f, share.u0, k), (share.t0, share.t1), share.p[:, k])
+
+static_start(::Static{N}, u0::Matrix{Float64}, k::Int) where {N} = SVector{N}(view(u0, :, k))
 
 function solve_one!(::Nothing, out, model::Model, share::Share, k::Int)
     run = prepare(model, share.plan, share.u0[:, k], share.p[:, k], share.t0, share.t1, share.seeds[k])
@@ -104,7 +114,7 @@ function solve_one!(::Nothing, out, model::Model, share::Share, k::Int)
 end
 
 "A terminal event ends a trajectory early, at a time of its own that is left out."
-function copy_saved!(out, times::Vec, t::Vec, u::Vector{Vec})
+function copy_saved!(out, times::Vec, t::Vec, u::Vector{<:AbstractVector{Float64}})
     for j in 1:min(length(times), length(t), length(u))
         t[j] == times[j] && (out[:, j] = u[j])
     end

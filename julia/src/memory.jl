@@ -44,17 +44,43 @@ end
 "See [`solve_many`](@ref); the solutions are written to `out`, and the number of each return code to `codes`."
 function solve_many_at(
         model::Model, out::Int, codes::Int, u0::Int, p::Int, count::Int, t0::Float64, t1::Float64, name::String, rtol::Float64,
-        atol::Float64, saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, seeds::Int, threads::Int,
+        atol::Float64, saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, seeds::Int, threads::Int, static::Bool,
     )
     n, n_params = n_states(model), model.graph.n_params
     starts, parameters = reshape(floats(u0, n * count), n, count), reshape(floats(p, n_params * count), n_params, count)
     u = unsafe_wrap(Array, Ptr{Float64}(out), (n, n_saveat, count))
     own = reinterpret(UInt64, integers(seeds, count))
     numbers, names, algorithm = solve_many!(
-        u, model, starts, parameters, t0, t1, name, rtol, atol, floats(saveat, n_saveat), dt, max_steps, own, threads,
+        u, model, starts, parameters, t0, t1, name, rtol, atol, floats(saveat, n_saveat), dt, max_steps, own, threads, static,
     )
     copyto!(unsafe_wrap(Array, Ptr{Int64}(codes), count), numbers)
     return join(names, ' '), algorithm
+end
+
+"As `solve_many_at` for [`solve_on_device!`](@ref), on a `device` in a `precision` of Python's names."
+function solve_on_device_at(
+        model::Model, out::Int, codes::Int, u0::Int, p::Int, count::Int, t0::Float64, t1::Float64, name::String, rtol::Float64,
+        atol::Float64, saveat::Int, n_saveat::Int, dt::Float64, device::String, precision::String,
+    )
+    n, n_params = n_states(model), model.graph.n_params
+    starts, parameters = reshape(floats(u0, n * count), n, count), reshape(floats(p, n_params * count), n_params, count)
+    u = unsafe_wrap(Array, Ptr{Float64}(out), (n, n_saveat, count))
+    place, T = Base.invokelatest(backend, Val(Symbol(device))), precision == "float32" ? Float32 : Float64
+    retcodes = solve_on_device!(u, model, place, starts, parameters, t0, t1, name, rtol, atol, floats(saveat, n_saveat), dt, T)
+    names = unique(retcodes)
+    copyto!(unsafe_wrap(Array, Ptr{Int64}(codes), count), [findfirst(==(code), names) - 1 for code in retcodes])
+    return join(names, ' '), "GPU" * name
+end
+
+"See [`prepare_static`](@ref)."
+function prepare_static_at(
+        model::Model, u0::Int, p::Int, t0::Float64, t1::Float64, name::String, rtol::Float64, atol::Float64,
+        saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, evaluations::Float64,
+    )
+    start, parameters = floats(u0, n_states(model)), floats(p, model.graph.n_params)
+    return prepare_static(
+        model, start, parameters, t0, t1, name, rtol, atol, floats(saveat, n_saveat), dt, max_steps, evaluations,
+    )
 end
 
 """

@@ -62,14 +62,14 @@ number(f) = (args...) -> opaque(f, Real, args...)
 condition(f) = (args...) -> opaque(f, Bool, args...)
 
 "A power; whole exponents are integers, so that Symbolics simplifies and the code multiplies."
-function symbolic_power(x, y)
+function symbolic_power(x, y; by = power)
     exponent = Symbolics.value(y)
     exponent isa SymbolicUtils.BasicSymbolic && SymbolicUtils.isconst(exponent) &&
         (exponent = SymbolicUtils.unwrap_const(exponent))
     if exponent isa Real && isinteger(exponent) && abs(exponent) <= 1024
-        return opaque(power, Real, x, Int(exponent))
+        return opaque(by, Real, x, Int(exponent))
     end
-    return opaque(power, Real, x, y)
+    return opaque(by, Real, x, y)
 end
 
 both(a, b) = a & b

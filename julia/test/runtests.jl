@@ -585,6 +585,8 @@ end
     @test u[1, 1, 2] ≈ 0.1 / 0.8 rtol = 1e-5
 end
 
+include("static.jl")
+Base.find_package("DiffEqGPU") === nothing || include("device.jl")
 include("training.jl")
 
 @testset "tapes know every operation" begin

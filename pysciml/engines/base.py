@@ -214,11 +214,11 @@ class Engine(abc.ABC):
         """The same outputs of a graph with simpler expressions; ``expand`` multiplies out sums before."""
         raise UnsupportedError(f"the {self.name} engine simplifies no expressions", engine=self.name)
 
-    def check_place(self, device: str, precision: str) -> None:
+    def check_place(self, device: str, precision: str, *, ensemble: bool = False) -> None:
         """Raise for a device or a precision the engine lacks, naming those it has and who has it.
 
         An engine that has other devices extends this to raise `EngineUnavailableError` where there
-        is none here.
+        is none here, and `UnsupportedError` where it has one for an ``ensemble`` alone.
         """
         for what, asked, mine in (("device", device, self.devices), ("precision", precision, self.precisions)):
             if asked in mine:

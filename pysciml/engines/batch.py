@@ -31,6 +31,8 @@ class Batch:
         return code per trajectory. May be called from several threads and in any order.
     near : (array, array), optional
         See `RepeatableEngine`.
+    whole : int, optional
+        How many trajectories the ensemble has of which these may be a block.
     """
 
     size: int
@@ -39,6 +41,7 @@ class Batch:
     paths: Callable[[int, int], npt.NDArray[np.uint32]]
     store: Callable[[int, int, Array, npt.NDArray[np.str_]], None]
     near: tuple[Array, Array] | None = None
+    whole: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from collections import OrderedDict
@@ -168,6 +169,7 @@ class Job:
             lambda low, high: trajectories[low:high].astype(np.uint32),
             store,
             (inputs.u0, inputs.p),
+            math.prod(inputs.shape),
         )
         if isinstance(engine, BatchEngine):
             report: BatchReport = engine.solve_many(model, self.algorithm, batch, self.options)

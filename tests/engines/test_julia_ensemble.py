@@ -6,12 +6,14 @@ import math
 import os
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
 import pysciml as ps
+from pysciml.engines.julia import many as on_threads
 
 pytestmark = [pytest.mark.julia, pytest.mark.usefixtures("julia_engine")]
 
@@ -46,6 +48,56 @@ def test_one_that_fails_leaves_the_others_alone() -> None:
     np.testing.assert_allclose(ends.x.isel(t=-1)[[0, 2]], [0.1 / 0.8, 0.2 / 0.6], rtol=1e-5)
     assert np.isnan(ends.x.isel(t=-1)[1])
     assert (ends.retcode == "Success").values.tolist() == [True, False, True]
+
+
+@pytest.fixture
+def always_static(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever can be solved on static vectors is, however small the ensemble."""
+    monkeypatch.setattr(on_threads, "_STATIC_EVALUATIONS", 1.0)
+
+
+@pytest.mark.usefixtures("always_static")
+def test_static_vectors_give_what_single_solves_give_to_the_tolerances(tmp_path: Path) -> None:
+    problem = lotka()
+    over = {a: xr.DataArray(np.linspace(1, 2, 7), dims="a"), x: xr.DataArray([0.5, 1.0, 2.0], dims="start")}
+    options = {"over": over, "engine": "julia", "saveat": 0.5, "rtol": 1e-9}
+    sweep = ps.solve_ensemble(problem, "Tsit5", **options)
+    assert sweep.attrs["vectors"] == "static"
+    assert sweep.attrs["algorithm"] == "Tsit5"
+    assert set(np.unique(sweep.retcode)) == {"Success"}
+    for i, j in ((0, 0), (6, 2), (3, 1)):
+        numbers = problem.remake(u0={x: [0.5, 1.0, 2.0][j]}, p={a: np.linspace(1, 2, 7)[i]})
+        alone = ps.solve(numbers, "Tsit5", engine="julia", saveat=0.5, rtol=1e-9)
+        for name in ("x", "y", "total"):
+            np.testing.assert_allclose(sweep[name].isel(a=i, start=j), alone[name], rtol=1e-8)
+    again = ps.solve_ensemble(problem, "Tsit5", **options, workers=1)
+    in_blocks = ps.solve_ensemble(problem, "Tsit5", **options, store=tmp_path / "sweep.zarr", block_size=4)
+    for name in ("x", "y"):
+        np.testing.assert_array_equal(again[name], sweep[name])
+        np.testing.assert_array_equal(in_blocks[name], sweep[name])
+
+
+@pytest.mark.usefixtures("always_static")
+def test_one_that_fails_on_static_vectors_leaves_the_others_alone() -> None:
+    problem = ps.Problem(ps.System([ps.Eq(D(x), x**2)]), {x: 0.1}, (0, 2))
+    ends = ps.solve_ensemble(problem, "Tsit5", over={x: [0.1, 1.0, 0.2]}, engine="julia")
+    assert ends.attrs["vectors"] == "static"
+    np.testing.assert_allclose(ends.x.isel(t=-1)[[0, 2]], [0.1 / 0.8, 0.2 / 0.6], rtol=1e-5)
+    assert np.isnan(ends.x.isel(t=-1)[1])
+    assert (ends.retcode == "Success").values.tolist() == [True, False, True]
+
+
+def test_blocks_decide_by_the_whole_ensemble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A trajectory of these takes some hundred evaluations: twelve are worth it where four are not."""
+    monkeypatch.setattr(on_threads, "_STATIC_EVALUATIONS", 12 * 50.0)
+    options = {"engine": "julia", "saveat": [1.0, 2.0]}
+    whole = ps.solve_ensemble(lotka(), "Tsit5", over={a: np.linspace(1, 2, 12)}, **options)
+    blocks = ps.solve_ensemble(
+        lotka(), "Tsit5", over={a: np.linspace(1, 2, 12)}, store=tmp_path / "s.zarr", block_size=4, **options
+    )
+    assert whole.attrs["vectors"] == blocks.attrs["vectors"] == "static"
+    np.testing.assert_array_equal(blocks.x, whole.x)
+    assert "vectors" not in ps.solve_ensemble(lotka(), "Tsit5", over={a: [1.0, 2.0]}, **options).attrs
 
 
 def test_an_interrupt_keeps_what_is_done() -> None:

@@ -13,7 +13,6 @@ from pysciml.engines.julia import environment, image, setup
 from pysciml.engines.julia.environment import Environment
 from pysciml.errors import EngineUnavailableError
 
-
 #: The setup's own script ends with a version, that of the image with the image.
 WRITES = "if 'sysimage' in sys.argv[-1]: pathlib.Path(sys.argv[-1]).write_text('image')"
 

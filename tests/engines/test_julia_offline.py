@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,8 +153,6 @@ def test_setup_says_when_its_folder_cannot_be_written(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PYSCIML_JULIA_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(EngineUnavailableError, match="PYSCIML_JULIA_HOME"):
         setup.setup(progress=lambda line: None)
-    with pytest.raises(UnsupportedError, match="GPU"):
-        setup.setup(cuda=True)
 
 
 def test_setup_offline_installs_nothing(no_julia: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +177,45 @@ def test_the_command_line_shows_the_state(no_julia: Path, capsys: pytest.Capture
     make_environment(no_julia)
     assert cli.main(["julia", "status"]) == 0
     assert "1.10.8" in capsys.readouterr().out
-    assert cli.main(["julia", "setup", "--cuda"]) == 1
-    assert "GPU" in capsys.readouterr().err
+    assert cli.main(["julia", "setup", "--sysimage"]) == 1
+    assert "image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_packages_for_gpus_are_installed_where_they_are_asked_for(
+    no_julia: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> SimpleNamespace:
+        ran.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(setup, "_find_julia", lambda folder, progress: (sys.executable, "1.10.8"))
+    monkeypatch.setattr(setup.subprocess, "run", run)
+    assert cli.main(["julia", "setup", *(["--cuda"] if cuda else [])]) == 0
+    assert ("cuda" in ran[0]) == cuda
+
+
+def test_a_gpu_needs_its_packages(no_julia: Path) -> None:
+    options = {"over": {"x": [1.0, 2.0]}, "engine": "julia", "device": "cuda"}
+    make_environment(no_julia)
+    manifest = no_julia / "environment" / "Manifest.toml"
+    manifest.write_text("[[deps.DiffEqGPU]]\n")
+    with pytest.raises(EngineUnavailableError, match=r"has no CUDA\. .*`pysciml julia setup --cuda`"):
+        ps.solve_ensemble(decay(), "Tsit5", **options)
+    manifest.write_text("")
+    with pytest.raises(EngineUnavailableError, match="has no CUDA and no DiffEqGPU"):
+        ps.solve_ensemble(decay(), "Tsit5", **options)
+    assert not bridge.running()
+
+
+def test_a_gpu_is_for_ensembles_and_so_is_single_precision(no_julia: Path) -> None:
+    make_environment(no_julia)
+    with pytest.raises(UnsupportedError, match="for ensembles alone"):
+        ps.solve(decay(), "Tsit5", engine="julia", device="cuda")
+    with pytest.raises(UnsupportedError, match=r"no precision 'float32'.*engine='jax' has it"):
+        ps.solve_ensemble(decay(), "Tsit5", over={"x": [1.0]}, engine="julia", precision="float32")
 
 
 def test_the_doctor_names_the_command(no_julia: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,9 +101,9 @@ class JaxEngine(Engine):
             _FITTING.clear()
         _FITTING.add((model.hash, algorithm))
 
-    def check_place(self, device: str, precision: str) -> None:
+    def check_place(self, device: str, precision: str, *, ensemble: bool = False) -> None:
         """See `Engine.check_place`."""
-        super().check_place(device, precision)
+        super().check_place(device, precision, ensemble=ensemble)
         if device != "cpu":
             from pysciml.engines.jax.compiling import find_device
 

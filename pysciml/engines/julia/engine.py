@@ -20,7 +20,7 @@ from pysciml.engines.julia.jumps import check_rates, is_pure
 from pysciml.engines.julia.transfer import address, compiled, floats, has_parts, scalar_graph
 from pysciml.engines.manifold import batch_on_manifold, solve_on_manifold
 from pysciml.engines.native.initial import structurally_singular
-from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.errors import EngineUnavailableError, ProblemError, UnsupportedError
 from pysciml.graph import Graph, Model
 from pysciml.graph.array_ops import describe
 from pysciml.graph.manifold import on_manifold
@@ -56,6 +56,7 @@ class JuliaEngine(Engine):
 
     name: ClassVar[str] = "julia"
     kinds: ClassVar[tuple[str, ...]] = ("ode", "dae", "sde", "dde", "jump")
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     solves_fields: ClassVar[bool] = True
     keeps_constraints: ClassVar[bool] = True
 
@@ -113,6 +114,28 @@ class JuliaEngine(Engine):
             if len(_FITTING) > _REMEMBERED:
                 _FITTING.clear()
             _FITTING.add((model.hash, algorithm))
+
+    def check_place(self, device: str, precision: str, *, ensemble: bool = False) -> None:
+        """See `Engine.check_place`: ensembles run on a GPU, there in both precisions."""
+        super().check_place(device, precision if device == "cpu" else "float64", ensemble=ensemble)
+        if device == "cpu":
+            return
+        if not ensemble:
+            raise UnsupportedError(
+                f"the julia engine has device={device!r} for ensembles alone (pysciml.solve_ensemble); "
+                "engine='jax' has it for single solves",
+                engine=self.name,
+            )
+        found = environment.find()
+        if isinstance(found, str):
+            raise EngineUnavailableError(found, engine=self.name)
+        missing = environment.lacking(found.project, ("CUDA", "DiffEqGPU"))
+        reason = f"the Julia environment has no {' and no '.join(missing)}" if missing else ""
+        if reason := reason or str(bridge.julia().load_device(device)):
+            raise EngineUnavailableError(
+                f"device={device!r}: {reason}. With an NVIDIA GPU and its driver, run `{environment.SETUP} --cuda`",
+                engine=self.name,
+            )
 
     def _check_algorithm(self, model: Model, algorithm: str) -> None:
         name, _, given = algorithm.partition("(")

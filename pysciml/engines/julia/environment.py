@@ -66,6 +66,12 @@ def home() -> Path:
     return Path(os.environ.get("PYSCIML_JULIA_HOME") or f"{sys.prefix}/share/pysciml/julia")
 
 
+def lacking(project: str, packages: tuple[str, ...]) -> list[str]:
+    """Those of some packages that a project does not have."""
+    manifests = [path.read_text(encoding="utf-8") for path in sorted(Path(project).glob("Manifest*.toml"))]
+    return [name for name in packages if not any(f"[[deps.{name}]]" in text for text in manifests)]
+
+
 _NAMES: Final = (
     "PYSCIML_JULIA_HOME",
     *(f"PYTHON_{owner}_{what}" for owner in ("JULIACALL", "JULIAPKG") for what in ("EXE", "PROJECT")),
@@ -112,8 +118,7 @@ def _given(named_executable: tuple[str, str], named_project: tuple[str, str]) ->
     (variable, executable), (project_variable, project) = named_executable, named_project
     if shutil.which(executable) is None:
         return f"{variable} names {executable}, which cannot be run: correct or unset it"
-    manifests = sorted(Path(project).glob("Manifest*.toml"))
-    if not any("[[deps.PySciML]]" in path.read_text(encoding="utf-8") for path in manifests):
+    if lacking(project, ("PySciML",)):
         return (
             f"the Julia project {project} ({project_variable}) has no package PySciML: add the folder "
             f"{package_folder()} to it with Julia's Pkg.develop, or unset the variable and run `{SETUP}`"

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from pysciml.engines.julia import environment, image
 from pysciml.engines.julia.environment import MARKER, SETUP, Environment
-from pysciml.errors import EngineUnavailableError, UnsupportedError
+from pysciml.errors import EngineUnavailableError
 
 #: Versions of Julia that the package supports, in juliapkg's notation.
 _JULIA: Final = "1.10.3 - 1"
@@ -71,7 +71,7 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
     Parameters
     ----------
     cuda : bool
-        Packages for GPUs: not in this version.
+        Also what ensembles on an NVIDIA GPU need: CUDA.jl and DiffEqGPU.jl.
     sysimage : bool
         Also make a system image with all packages loaded: Julia starts faster, for as long again as
         the setup takes. It needs a C compiler.
@@ -87,8 +87,6 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
     EngineUnavailableError
         With what went wrong and what to do.
     """
-    if cuda:
-        raise UnsupportedError("the julia engine does not run on GPUs in this version", engine="julia")
     if sysimage:
         image.check()
     package = environment.package_folder()
@@ -109,7 +107,7 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
     project = folder / "environment"
     project.mkdir(exist_ok=True)
     progress(f"installing and compiling packages into {project}")
-    _run(executable, project, package)
+    _run(executable, project, package, cuda)
     found = Environment(executable, str(project), version)
     _write_marker(folder / MARKER, found)
     if sysimage and not image.find(found):
@@ -151,7 +149,7 @@ def _offline() -> bool:
     return os.environ.get("PYTHON_JULIAPKG_OFFLINE", "").lower() in ("yes", "true", "1")
 
 
-def _run(executable: str, project: Path, package: Path) -> None:
+def _run(executable: str, project: Path, package: Path, cuda: bool) -> None:
     command = [
         executable,
         "--startup-file=no",
@@ -159,6 +157,7 @@ def _run(executable: str, project: Path, package: Path) -> None:
         str(package / "setup.jl"),
         str(package),
         metadata.version("juliacall"),
+        *(["cuda"] if cuda else []),
     ]
     variables = dict(os.environ)
     variables.setdefault("JULIA_CONDAPKG_BACKEND", "Null")
