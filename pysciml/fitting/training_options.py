@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pysciml.engines.base import Array
 from pysciml.engines.julia.optimizers import is_rule
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.fitting.inputs import Observations, read_data
+from pysciml.hints import did_you_mean
 from pysciml.neural.adaptive import METHODS
 from pysciml.neural.regularizers import RandomEndTime, Regularizer, TaylorDerivative, read_regularizers
 from pysciml.problem import Problem, number
@@ -204,8 +204,7 @@ def _read_optimizer(given: Any) -> tuple[Any, str]:
         return (None, given) if isinstance(given, str) else (given, "")
     if isinstance(given, str):
         if given not in OPTIMIZERS:
-            close = difflib.get_close_matches(given, OPTIMIZERS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(given, OPTIMIZERS, quote="'")
             what = "trains no networks; " if given == "least_squares" else ""
             raise ProblemError(
                 f"optimizer {given!r} {what}is none of {', '.join(OPTIMIZERS)} (or an optax optimizer, or a rule of "
@@ -288,8 +287,7 @@ def read_trainable(problem: Problem, trainable: list[Any], log: Any) -> Trained:
         else:
             known = (*system.model.blocks, *system.model.parameters, *system.model.states)
             text = getattr(key, "name", None) or str(key)
-            close = difflib.get_close_matches(text, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(text, known)
             raise ProblemError(
                 f"trainable has {text}, which is no network, parameter or state of {system.name} "
                 f"({', '.join(known[:12])}){hint}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -13,6 +12,7 @@ from pysciml.engines.base import Array
 from pysciml.engines.julia import bridge, environment
 from pysciml.engines.julia.tapes import address, floats
 from pysciml.errors import EngineUnavailableError, ProblemError
+from pysciml.hints import did_you_mean
 
 #: What the name of a rule begins with.
 PREFIX: Final = "Optimisers."
@@ -68,8 +68,7 @@ class Rule:
     def _named(self, given: str) -> Any:
         name, known = given.removeprefix(PREFIX), [str(name) for name in self._module.rule_names()]
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {PREFIX + close[0]!r}?" if close else ""
+            hint = did_you_mean(given, [PREFIX + one for one in known], quote="'")
             raise ProblemError(
                 f"optimizer {given!r}: by name Optimisers.jl has {', '.join(known)}, and others are given as what they "
                 f"are, such as jl.Optimisers.AdaDelta() with jl = juliacall.Main{hint}",
