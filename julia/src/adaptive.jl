@@ -177,7 +177,8 @@ function solve!(
         length::AbstractVector, t0::Float64, t1::Float64, times::AbstractVector; dt::Union{Nothing, Float64} = nothing,
     )
     prepare!(s.field, p, start, length)
-    s.integrand === nothing || prepare!(s.integrand, p, start, length)
+    g = s.integrand
+    g === nothing || prepare!(g, p, start, length)
     s.t0, s.t1, s.guessed = t0, t1, dt === nothing
     resize!(s.times, Base.length(times))
     copyto!(s.times, times)

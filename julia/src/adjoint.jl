@@ -113,7 +113,8 @@ function pull!(
     r, last = s.record, n_stages(s.method)
     y_bar, slope_bar, z_bars, k_bars = s.y_bar, s.slope_bar, s.inner_bars, s.slope_bars
     clear!(s.field)
-    s.integrand === nothing || clear!(s.integrand.field)
+    g = s.integrand
+    g === nothing || clear!(g.field)
     # What the next attempt passes back: the adjoints of its state, slope, time and size.
     copyto!(y_bar, y1_bar)
     fill!(slope_bar, 0.0)
@@ -258,7 +259,8 @@ end
 
 "Add to `p_bar` the derivatives by the parameters, after `pull!`."
 function parameter_bars!(p_bar::AbstractVector, s::AdaptiveSolve)
-    s.integrand === nothing || parameter_bars!(p_bar, s.integrand.field)
+    g = s.integrand
+    g === nothing || parameter_bars!(p_bar, g.field)
     return parameter_bars!(p_bar, s.field)
 end
 

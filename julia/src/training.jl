@@ -32,9 +32,11 @@ adaptive_solve(
 ) = AdaptiveSolve(tape, explicit_method(method), rows, rtol, atol, max_steps; through_steps, integrand)
 
 "See [`set!`](@ref)."
-set_integrand_at!(s::AdaptiveSolve, weights::Int, noise::Int) = set!(
-    s.integrand, array_at(weights, length(s.integrand.weights)), array_at(noise, s.field.rows, s.field.tape.n_states),
-)
+function set_integrand_at!(s::AdaptiveSolve, weights::Int, noise::Int)
+    g = s.integrand
+    g === nothing && throw(ArgumentError("this solve integrates nothing along"))
+    return set!(g, array_at(weights, length(g.weights)), array_at(noise, s.field.rows, s.field.tape.n_states))
+end
 
 "See [`solve!`](@ref); returns what there is to know but for arrays. `y1` is written, too."
 function solve_at!(
