@@ -138,7 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
     julia = add("julia", "set up Julia for engine='julia', or show its state", _JULIA, _EXIT_CODES, _run_julia)
     julia.add_argument("what", choices=("setup", "status"), help="install what is missing, or only look")
     julia.add_argument("--cuda", action="store_true", help="also for ensembles on an NVIDIA GPU")
-    julia.add_argument("--sysimage", action="store_true", help="also a system image, for a faster start")
+    julia.add_argument("--sysimage", action="store_true", help="also a system image (not in this version)")
 
     run = add("solve", "solve a saved model", _SOLVE, _SOLVE_EXAMPLES + _EXIT_CODES, _run_solve)
     run.add_argument("model", metavar="MODEL.json", help="a model file, as System.save writes")
@@ -314,7 +314,7 @@ def _run_julia(options: Any) -> int:
         setup(cuda=options.cuda, sysimage=options.sysimage)
         return OK
     found = status()
-    for name in ("executable", "julia", "project", "package", "image"):
+    for name in ("executable", "julia", "project", "package"):
         print(f"  {name:10} {getattr(found, name) or '(none)'}")
     print("ready" if found.ready else found.missing)
     return OK if found.ready else FAILED

@@ -8,8 +8,6 @@ others are set for the moment of the import and taken back:
     is given back to Python afterwards.
 ``THREADS=auto``
     One Julia thread for each core, for ensembles.
-``SYSIMAGE``
-    That of `pysciml julia setup --sysimage`, where it was made of the very packages that are there now.
 
 The thread that started Julia counts, for Julia's garbage collector, as one that runs Julia, whatever it
 does: while it computed in Python, a collection begun by a solve in another thread waited for it. `_rest`
@@ -28,7 +26,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pysciml.engines.julia import environment, image
+from pysciml.engines.julia import environment
 from pysciml.engines.julia.environment import SETUP
 from pysciml.errors import EngineUnavailableError
 
@@ -115,8 +113,6 @@ def _start() -> Any:
         raise EngineUnavailableError(found, engine="julia")
     already = "juliacall" in sys.modules
     settings = dict(_SETTINGS, PYTHON_JULIACALL_EXE=found.executable, PYTHON_JULIACALL_PROJECT=found.project)
-    if not already and (path := image.find(found)):
-        settings["PYTHON_JULIACALL_SYSIMAGE"] = path
     ours = {} if already else {key: value for key, value in settings.items() if key not in os.environ}
     if os.environ.get("PYTHON_JULIACALL_HANDLE_SIGNALS") == "no":
         ours.pop("PYTHON_JULIACALL_THREADS", None)  # several threads without Julia's signals crash

@@ -17,9 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from pysciml.engines.julia import environment, image
+from pysciml.engines.julia import environment
 from pysciml.engines.julia.environment import MARKER, SETUP, Environment
-from pysciml.errors import EngineUnavailableError
+from pysciml.errors import EngineUnavailableError, UnsupportedError
 
 #: Versions of Julia that the package supports, in juliapkg's notation.
 _JULIA: Final = "1.10.3 - 1"
@@ -40,8 +40,6 @@ class Status:
         As far as they are known.
     package : str
         The folder of the Julia package PySciML.
-    image : str
-        The system image it starts with, or why one is not used; empty where there is none.
     """
 
     ready: bool
@@ -50,7 +48,6 @@ class Status:
     project: str
     julia: str
     package: str
-    image: str = ""
 
 
 def status() -> Status:
@@ -59,7 +56,7 @@ def status() -> Status:
     package = str(environment.package_folder())
     if isinstance(found, str):
         return Status(False, found, "", str(environment.home()), "", package)
-    return Status(True, "", found.executable, found.project, found.julia, package, image.state(found))
+    return Status(True, "", found.executable, found.project, found.julia, package)
 
 
 def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print) -> Environment:
@@ -73,8 +70,7 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
     cuda : bool
         Also what ensembles on an NVIDIA GPU need: CUDA.jl and DiffEqGPU.jl.
     sysimage : bool
-        Also make a system image with all packages loaded: Julia starts faster, for as long again as
-        the setup takes. It needs a C compiler.
+        An image for a faster start: not in this version.
     progress : callable
         Called with one line for every step.
 
@@ -88,7 +84,9 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
         With what went wrong and what to do.
     """
     if sysimage:
-        image.check()
+        raise UnsupportedError(
+            "this version makes no system image: run `pysciml julia setup` without it", engine="julia"
+        )
     package = environment.package_folder()
     if not (package / "src" / "PySciML.jl").is_file():
         raise EngineUnavailableError(
@@ -110,9 +108,6 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
     _run(executable, project, package, cuda)
     found = Environment(executable, str(project), version)
     _write_marker(folder / MARKER, found)
-    if sysimage and not image.find(found):
-        progress(f"making a system image of the packages in {folder}")
-        image.make(found)
     progress("done: ps.solve(problem) now uses Julia")
     return found
 
