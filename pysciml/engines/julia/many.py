@@ -124,7 +124,7 @@ def _on_static_vectors(
     start, parameters = map(floats, batch.near)
     with ready.lock:
         static = call(
-            lambda: module.prepare_static_at(
+            lambda: module.prepare_static_at._jl_call_nogil(
                 ready.handle,
                 address(start),
                 address(parameters),
