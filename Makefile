@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Tests run on this many processes; a file's tests stay together, so that a model compiles once.
 WORKERS ?= 2
+# A process that a test takes down is not replaced: pytest-xdist may wait for ever for one that is (the other goes on).
+XDIST := -n $(WORKERS) --dist loadfile --max-worker-restart 0
 PYTEST_ARGS ?=
 INPUTS := pyproject.toml constraints.txt pysciml/_version.py
 
@@ -47,10 +49,10 @@ format: $(VENV)/.stamp-dev ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 test: lint ## lint, then every test (tutorials too); skipped tests are listed with their reasons
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -rs --durations 10 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(XDIST) -rs --durations 10 $(PYTEST_ARGS)
 
 test-julia: $(VENV)/.stamp-dev ## the tests that need Julia, after `pysciml julia setup` (PYTHON_JULIAPKG_EXE names a Julia)
-	PYSCIML_TEST_JULIA=1 $(BIN)/python -m pytest -m julia -rs $(PYTEST_ARGS)
+	PYSCIML_TEST_JULIA=1 $(BIN)/python -m pytest -m julia -rs -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
 tutorials: $(VENV)/.stamp-dev ## execute the tutorials and keep their output
 	$(BIN)/jupyter execute --inplace tutorials/*.ipynb

@@ -1,7 +1,8 @@
 """Blocks on the workers of a Dask cluster.
 
 Blocks are submitted a few at a time, so that the scheduler never holds more than it can use. A block
-whose worker dies is begun again by the scheduler, elsewhere; one that raises is submitted again here.
+whose worker dies is begun again by the scheduler, elsewhere; one that raises is submitted again here,
+and so is one that is queued behind a long one while another worker has nothing to do.
 With a store, workers write what they have solved themselves and send back a few numbers.
 """
 
@@ -38,6 +39,8 @@ _TOGETHER: Final = 32
 _READY: Final = 60.0
 #: Seconds between two looks at the cluster.
 _LOOK: Final = 1.0
+#: Seconds after which a block that has not begun while a thread is idle is taken back and submitted again.
+_QUEUED: Final = 2.0
 #: What the loss of a worker counts as, beside a block that raised: the fault may be the machine's.
 #: And what it counts as where the block had not begun, as far as is known: Dask blames all blocks
 #: that the worker had been given.
@@ -91,6 +94,8 @@ class OnDask:
         # A task of its own, so that the scheduler can always send it again.
         self._packed = client.submit(bytes, job.pack(), key=f"{self._name}-job")
         self._starts: dict[int, int] = {}
+        self._sent: dict[int, float] = {}  # when each block was submitted
+        self._moves = 0
         self._alone = False
 
     def processes(self) -> int:
@@ -152,6 +157,12 @@ class OnDask:
         store = run.store
         where = None if store is None else (store.target, store.manifest.names, store.manifest.dims)
         topic = f"{self._name}-starts"
+
+        def submit(number: int) -> None:
+            future = self._submit(run, number, where, topic)
+            pending[future] = number
+            future.add_done_callback(ended.put)
+
         client.subscribe_topic(topic, self._note_start)
         busy, looked, known = 1, 0.0, set[str]()
         try:
@@ -161,15 +172,14 @@ class OnDask:
                     threads = self._threads()
                     busy = max(1, sum(threads.values()))
                     self._look(run, known, set(threads))
-                arrived = _arrived(ended) if pending else []
+                    for number in self._take_back(pending, busy):
+                        submit(number)
+                arrived = [future for future in _arrived(ended) if future in pending] if pending else []
                 numbers = [pending.pop(future) for future in arrived]
                 while waiting and len(pending) < _width(
                     busy, len(waiting)
                 ):  # before what follows: no worker waits for it
-                    number = waiting.popleft()
-                    future = self._submit(run, number, where, topic)
-                    pending[future] = number
-                    future.add_done_callback(ended.put)
+                    submit(waiting.popleft())
                 waiting += self._finish(run, numbers, arrived)
         except BaseException:
             self._stop(list(pending))
@@ -178,7 +188,29 @@ class OnDask:
             if client.status == "running":
                 client.unsubscribe_topic(topic)
 
+    def _take_back(self, pending: dict[Any, int], busy: int) -> list[int]:
+        """Blocks that wait behind a long one while a thread has nothing to do: they are to be submitted again.
+
+        The scheduler places a block when it is submitted, and does not always move it afterwards. A block that begins
+        just now is solved twice, with the same result.
+        """
+        begun = sum(number in self._starts for number in pending.values())
+        old = time.monotonic() - _QUEUED
+        queued = [f for f, number in pending.items() if number not in self._starts and self._sent[number] < old]
+        moved = queued[: max(0, busy - begun)]
+        if not moved or not begun:
+            return []
+        numbers = [pending.pop(future) for future in moved]
+        try:
+            self._client.cancel(moved)
+        except Exception as error:
+            raise ClusterLostError(f"the scheduler does not answer: {type(error).__name__}: {error}") from error
+        self._moves += 1
+        logger.debug("blocks taken back from a busy worker: %s", numbers)
+        return numbers
+
     def _submit(self, run: Run, number: int, where: Any, topic: str) -> Any:
+        self._sent[number] = time.monotonic()
         return self._client.submit(
             _solve_block,
             self._packed,
@@ -189,7 +221,7 @@ class OnDask:
             self._job.given(run.grid.trajectories(run.grid.box(number))) if self._job.has_large else {},
             topic,
             _SUSPECTED if number in run.failures else _HEARD,
-            key=f"{self._name}-block-{number}-{int(100 * run.failures.get(number, 0))}",
+            key=f"{self._name}-block-{number}-{int(100 * run.failures.get(number, 0))}-{self._moves}",
             pure=False,
         )
 

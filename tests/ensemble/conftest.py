@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pysciml.engines import base
-from tests.ensemble.sweeps import Faults
+from tests.ensemble.sweeps import Faults, until
 
 HERE = Path(__file__).resolve().parent
 
@@ -44,7 +44,18 @@ def faults_root(tmp_path_factory):
 
 @pytest.fixture
 def faults(faults_root, plugin):
-    """That folder, empty."""
+    """That folder, empty; whatever waits goes on afterwards, so that a test that fails disturbs no other."""
     for path in faults_root.iterdir():
         path.unlink()
-    return Faults(faults_root, plugin)
+    found = Faults(faults_root, plugin)
+    yield found
+    found.go()
+    until(lambda: not any(map(alive, found.waiting())), "processes that waited have gone on")
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -59,8 +59,10 @@ class FaultyEngine(Engine):
         if fault == KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == WAIT:
-            (folder() / f"waiting-{os.getpid()}").touch()
+            here = folder() / f"waiting-{os.getpid()}"
+            here.touch()
             while not (folder() / "go").exists():
                 time.sleep(0.01)
+            here.unlink()
         if fault == SLOW:
             time.sleep(0.02)
