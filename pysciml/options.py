@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pysciml.engines.base import Array, SolveOptions
-from pysciml.errors import ProblemError
-from pysciml.problem import number
+from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.problem import Problem, fill, number
 
 #: More output times than this are a slip of the keyboard, not a wish.
 _MOST_OUTPUTS = 100_000_000
@@ -28,8 +29,18 @@ def read_options(
     progress: Any,
     device: Any = "cpu",
     precision: Any = "float64",
+    problem: Problem | None = None,
 ) -> SolveOptions:
-    """Check every option; `ProblemError` names the one that is wrong."""
+    """Check every option; `ProblemError` names the one that is wrong.
+
+    With a ``problem``, ``atol`` may be a mapping of its states.
+    """
+    atols = None
+    if isinstance(atol, Mapping):
+        atols = _of_each(atol, problem)
+        atol = atols.min()
+    elif problem is not None and np.ndim(atol):
+        raise ProblemError("atol must be one number, or one for each state, such as {x: 1e-9}", symbol="atol")
     tolerances: dict[str, float] = {}
     for name, value in (("rtol", rtol), ("atol", atol)):
         tolerances[name] = number(value, name, name)
@@ -71,7 +82,25 @@ def read_options(
         progress=progress,
         device=device,
         precision=precision,
+        atols=atols,
     )
+
+
+def _of_each(given: Mapping[Any, Any], problem: Problem | None) -> Array:
+    """Absolute tolerances by state; those that are not named have the usual one."""
+    if problem is None:
+        raise ProblemError(
+            "atol must be one number here: solve and solve_ensemble take one for each state", symbol="atol"
+        )
+    system = problem.system
+    if system.model.fields:
+        raise UnsupportedError(f"atol must be one number for partial differential equations, as {system.name!r} is one")
+    atols = np.full(len(system.model.states), SolveOptions.atol)
+    fill(atols, given, "atol", "state", system.state_index, system.model.states)
+    for name, value in zip(system.model.states, atols, strict=True):
+        if value < 0:
+            raise ProblemError(f"atol: the value of {name} must be 0 or more, not {value:g}", symbol="atol")
+    return atols
 
 
 def read_saveat(saveat: Any, tspan: tuple[float, float]) -> Array | None:

@@ -98,7 +98,7 @@ class Problem:
         self.p.setflags(write=False)
 
     def _fill_states(self, start: Array, u0: Any) -> Array:
-        return _fill(start, u0, "u0", "state", self.system.state_index, self.system.model.states)
+        return fill(start, u0, "u0", "state", self.system.state_index, self.system.model.states)
 
     def _fixed_by(self, u0: Mapping[Any, Any], given: Mask | None) -> Mask | None:
         """Which initial values the constraints must leave as they are, those of ``u0`` among them."""
@@ -125,7 +125,7 @@ class Problem:
         for key in p if isinstance(p, Mapping) else ():
             if self.system.parameter_index(key) is None and self.system.state_index(key) is not None:
                 raise ProblemError(f"p: {key} is a state; its initial value goes into u0", symbol=str(key))
-        return _fill(start, p, "p", "parameter", self.system.parameter_index, self.system.model.parameters)
+        return fill(start, p, "p", "parameter", self.system.parameter_index, self.system.model.parameters)
 
     def _fill_weights(self, start: Array, p: Mapping[Any, Any]) -> dict[Any, Any]:
         """Write the weights of networks; returns what is not about networks."""
@@ -211,7 +211,7 @@ def _list(names: list[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _fill(start: Array, given: Any, what: str, kind: str, index: Any, names: tuple[str, ...]) -> Array:
+def fill(start: Array, given: Any, what: str, kind: str, index: Any, names: tuple[str, ...]) -> Array:
     """Write the given values into ``start`` at the places their keys name."""
     if not isinstance(given, Mapping):
         raise ProblemError(f"{what} maps each {kind} to a number, such as {{x: 1.0}}, not {given!r}", symbol=what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy.typing as npt
@@ -30,7 +31,7 @@ def solve(
     *,
     engine: str = "auto",
     rtol: float = 1e-6,
-    atol: float = 1e-9,
+    atol: float | Mapping[Any, float] = 1e-9,
     saveat: float | npt.ArrayLike | None = None,
     dt: float | None = None,
     max_steps: int = 1_000_000,
@@ -52,8 +53,12 @@ def solve(
         ``"native"``, ``"jax"``, ``"julia"``, or the name of a registered one. ``"auto"`` is
         ``$PYSCIML_ENGINE`` if set, else Julia where it has been set up, else the first embedded
         engine that supports the problem.
-    rtol, atol : float
-        Relative and absolute tolerance of the local error, in the units of the states.
+    rtol : float
+        Relative tolerance of the local error.
+    atol : float or mapping
+        Absolute tolerance of the local error, in the units of the states. States of different sizes
+        need different ones: ``{x: 1e-6, y: 1e-14}`` (symbols or names; 1e-9 for those left out), with the
+        JAX and the Julia engine.
     saveat : float or array of float, optional
         Spacing of the output times (the end of ``tspan`` is always one), or the times; by default
         the solver's own steps.
@@ -118,15 +123,17 @@ def solve(
         progress=progress,
         device=device,
         precision=precision,
+        problem=problem,
     )
+    each = options.atols is not None
     if store is not None:
         from pysciml.streaming import stream
 
         def choose(name: str) -> Engine:
-            return choose_engine(problem.system.model, alg, name, device, precision)
+            return choose_engine(problem.system.model, alg, name, device, precision, each=each)
 
         return stream(problem, alg, engine, options, store, choose, failure)
-    chosen = choose_engine(problem.system.model, alg, engine, device, precision)
+    chosen = choose_engine(problem.system.model, alg, engine, device, precision, each=each)
     raw = chosen.solve(problem.system.model, problem.u0, problem.p, problem.tspan, alg, options)
     return finish(problem, raw, chosen.name)
 
@@ -151,9 +158,18 @@ def failure(problem: Problem, raw: RawSolution, engine: str, partial: xr.Dataset
 
 
 def choose_engine(
-    model: Model, alg: Any, engine: Any, device: str = "cpu", precision: str = "float64", *, ensemble: bool = False
+    model: Model,
+    alg: Any,
+    engine: Any,
+    device: str = "cpu",
+    precision: str = "float64",
+    *,
+    ensemble: bool = False,
+    each: bool = False,
 ) -> Engine:
     """The engine to use, checked to support the model, the algorithm, the device and the precision.
+
+    ``each`` asks for a tolerance of each state.
 
     Raises
     ------
@@ -171,6 +187,7 @@ def choose_engine(
         chosen.check_constraints(model)
         chosen.check(model, alg)
         chosen.check_place(device, precision, ensemble=ensemble)
+        chosen.check_tolerances(each)
         return chosen
     refusals: list[str] = []
     order = base.automatic_order()
@@ -185,6 +202,7 @@ def choose_engine(
                 candidate.check_constraints(model)
                 candidate.check(model, alg)
                 candidate.check_place(device, precision, ensemble=ensemble)
+                candidate.check_tolerances(each)
             except (UnsupportedError, EngineUnavailableError) as error:
                 reason = str(error)
             else:

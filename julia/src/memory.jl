@@ -6,6 +6,8 @@ floats(address::Int, n::Int) = copy(unsafe_wrap(Array, Ptr{Float64}(address), n)
 integers(address::Int, n::Int) = copy(unsafe_wrap(Array, Ptr{Int64}(address), n))
 "An address of 0 stands for no array."
 maybe_floats(address::Int, n::Int) = address == 0 ? nothing : floats(address, n)
+"The absolute tolerance: of all states, or of each where there is an address."
+absolute(atol::Float64, address::Int, n::Int) = address == 0 ? atol : floats(address, n)
 
 "A graph of `n` nodes; `args` is row by row."
 function graph_at(op::Int, args::Int, constant::Int, index::Int, n::Int, n_states::Int, n_params::Int)
@@ -18,12 +20,13 @@ See [`start`](@ref); works for at most `seconds` and returns the run, followed b
 nothing.
 """
 function start_at(
-        model::Model, u0::Int, p::Int, t0::Float64, t1::Float64, name::String, rtol::Float64, atol::Float64,
+        model::Model, u0::Int, p::Int, t0::Float64, t1::Float64, name::String, rtol::Float64, atol::Float64, atols::Int,
         saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, seed::Int, seconds::Float64,
     )
     starts, parameters = floats(u0, n_states(model)), floats(p, model.graph.n_params)
     times = maybe_floats(saveat, n_saveat)
-    run = start(model, starts, parameters, t0, t1, name, rtol, atol, times, dt, max_steps, seed)
+    tolerance = absolute(atol, atols, n_states(model))
+    run = start(model, starts, parameters, t0, t1, name, rtol, tolerance, times, dt, max_steps, seed)
     return run, advance!(run, seconds) ? outcome(run) : nothing
 end
 
@@ -45,13 +48,15 @@ end
 function solve_many_at(
         model::Model, out::Int, codes::Int, u0::Int, p::Int, count::Int, t0::Float64, t1::Float64, name::String, rtol::Float64,
         atol::Float64, saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, seeds::Int, threads::Int, static::Bool,
+        atols::Int,
     )
     n, n_params = n_states(model), model.graph.n_params
     starts, parameters = reshape(floats(u0, n * count), n, count), reshape(floats(p, n_params * count), n_params, count)
     u = unsafe_wrap(Array, Ptr{Float64}(out), (n, n_saveat, count))
     own = reinterpret(UInt64, integers(seeds, count))
     numbers, names, algorithm = solve_many!(
-        u, model, starts, parameters, t0, t1, name, rtol, atol, floats(saveat, n_saveat), dt, max_steps, own, threads, static,
+        u, model, starts, parameters, t0, t1, name, rtol, absolute(atol, atols, n), floats(saveat, n_saveat), dt, max_steps, own,
+        threads, static,
     )
     copyto!(unsafe_wrap(Array, Ptr{Int64}(codes), count), numbers)
     return join(names, ' '), algorithm

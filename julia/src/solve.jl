@@ -59,8 +59,8 @@ end
 """
     start(model, u0, p, t0, t1, algorithm, rtol, atol, saveat, dt, max_steps, seed) -> Run
 
-Prepare a solve. `algorithm` is a name or empty, `saveat` `nothing` for the solver's own steps, `dt` 0
-where it is not given.
+Prepare a solve. `algorithm` is a name or empty, `atol` a number or one for each state, `saveat` `nothing`
+for the solver's own steps, `dt` 0 where it is not given.
 """
 function start(model::Model, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, seed)
     plan = make_plan(model, Float64(t0), Float64(t1), String(name), rtol, atol, saveat, dt, max_steps)
@@ -78,7 +78,8 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     chosen = choice(wanted, model.kind)
     chosen.adaptive || dt > 0 || throw(ArgumentError("$wanted has fixed steps: dt must be given"))
     model.kind === :sde && Base.invokelatest(check_noise, model.noise, chosen.algorithm, wanted)
-    tolerances = (; reltol = Float64(rtol), abstol = Float64(atol), maxiters = Int(max_steps), dense = false)
+    abstol = atol isa Number ? Float64(atol) : Vec(atol)
+    tolerances = (; reltol = Float64(rtol), abstol, maxiters = Int(max_steps), dense = false)
     saving = times === nothing ? (; save_everystep = true, save_end = true) :
         (; saveat = times, save_everystep = false, save_start = first(times) == t0, save_end = last(times) == t1)
     # The delayed values are interpolated, whatever is output.
@@ -86,6 +87,7 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     steps = dt > 0 ? (; dt = copysign(Float64(dt), t1 - t0)) : (;)
     initial = all(model.differential) ? (;) : (; initializealg = SciMLBase.NoInit())
     form = is_partitioned(chosen.algorithm) ? :halves : splits(chosen, model.split) ? :split : :whole
+    form === :halves && atol isa AbstractVector && throw(ArgumentError("$wanted takes one atol for all states"))
     form === :halves && model.halves === nothing && throw(ArgumentError("$wanted needs a model of positions and velocities"))
     if form === :split
         wanted = unsmoothed(wanted, chosen.algorithm)

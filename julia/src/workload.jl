@@ -50,7 +50,7 @@ function workload(kind::AbstractString, algorithms::AbstractString...)
         isempty(model.jumps) && wants_jacobian(model, name)
         for n in (0, 2)
             at, start_here = n == 0 ? 0 : Int(pointer(times)), (Int(pointer(u0)), Int(pointer(p)))
-            run, _ = start_at(model, start_here..., 0.0, 0.1, String(name), 1e-4, 1e-6, at, n, dt, 1000, 1, 0.0)
+            run, _ = start_at(model, start_here..., 0.0, 0.1, String(name), 1e-4, 1e-6, 0, at, n, dt, 1000, 1, 0.0)
             while !advance!(run, 1.0)
             end
             progress(run)

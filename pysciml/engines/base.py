@@ -29,6 +29,8 @@ class SolveOptions:
     Attributes
     ----------
     rtol, atol : float
+    atols : array, shape (n_states,), or None
+        The absolute tolerance of each state, where they differ; ``atol`` is then the smallest.
     saveat : array, shape (n_t,), or None
         Output times, ordered in the direction of integration and inside ``tspan``; None asks for
         the solver's own steps.
@@ -55,6 +57,12 @@ class SolveOptions:
     device: str = "cpu"
     precision: str = "float64"
     whole: tuple[float, float] | None = None
+    atols: Array | None = None
+
+    @property
+    def absolute(self) -> float | Array:
+        """The absolute tolerance: of all states, or of each."""
+        return self.atol if self.atols is None else self.atols
 
 
 @dataclass
@@ -138,6 +146,8 @@ class Engine(abc.ABC):
     #: Where it can compute, and in what arithmetic; the first is the default.
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     precisions: ClassVar[tuple[str, ...]] = ("float64",)
+    #: Whether `SolveOptions.atols` is used.
+    tolerance_of_each: ClassVar[bool] = False
 
     @abc.abstractmethod
     def unavailable(self) -> str | None:
@@ -231,6 +241,15 @@ class Engine(abc.ABC):
             elsewhere = f"engine={' or engine='.join(others)} has it" if others else "no registered engine has it"
             raise UnsupportedError(
                 f"the {self.name} engine has no {what} {asked!r}, only {', '.join(map(repr, mine))}; {elsewhere}",
+                engine=self.name,
+            )
+
+    def check_tolerances(self, each: bool) -> None:
+        """Raise for a tolerance of ``each`` state where the engine has one for all, naming who has it."""
+        if each and not self.tolerance_of_each:
+            others = [f"engine={name!r}" for name, engine in registry().items() if engine.tolerance_of_each]
+            raise UnsupportedError(
+                f"the {self.name} engine has one atol for all states; {' or '.join(others)} takes one for each",
                 engine=self.name,
             )
 

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -47,7 +48,7 @@ def solve_ensemble(
     trajectories: int | None = None,
     engine: str = "auto",
     rtol: float = 1e-6,
-    atol: float = 1e-9,
+    atol: float | Mapping[Any, float] = 1e-9,
     saveat: float | npt.ArrayLike | None = None,
     dt: float | None = None,
     max_steps: int = 1_000_000,
@@ -151,6 +152,7 @@ def solve_ensemble(
         progress=progress,
         device=device,
         precision=precision,
+        problem=problem,
     )
     result_of, sweep_of = _Result, Sweep
     if problem.system.model.fields:
@@ -281,7 +283,7 @@ def _choose(
     """The engine and the algorithm; ``"auto"`` tries three trajectories to find out."""
     model = problem.system.model
     place = options.solve.device, options.solve.precision
-    chosen = choose_engine(model, alg, engine, *place, ensemble=True)
+    chosen = choose_engine(model, alg, engine, *place, ensemble=True, each=options.solve.atols is not None)
     automatic = engine == "auto" and not os.environ.get("PYSCIML_ENGINE")
     jax = registry().get("jax")
     if not automatic or isinstance(chosen, BatchEngine) or jax is None or jax.unavailable() is not None:

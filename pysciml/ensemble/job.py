@@ -195,8 +195,7 @@ class Job:
         """The job as bytes: the graph's arrays, the numbers, the options."""
         header, arrays = pack_model(self.model)
         solve = asdict(self.options.solve)
-        if solve.pop("saveat") is not None:
-            arrays["saveat"] = self.options.solve.saveat
+        arrays |= {name: found for name in ("saveat", "atols") if (found := solve.pop(name)) is not None}
         header |= {
             "version": __version__,
             "engine": self.engine,

@@ -116,5 +116,5 @@ def _network(fields: dict[str, Any]) -> Network:
 
 def read_options(options: dict[str, Any], arrays: dict[str, Any]) -> SolveOptions:
     """The options of a message."""
-    fields: dict[str, Any] = {**options, "saveat": arrays.get("saveat")}
+    fields: dict[str, Any] = {**options, "saveat": arrays.get("saveat"), "atols": arrays.get("atols")}
     return SolveOptions(**fields)

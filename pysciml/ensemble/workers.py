@@ -84,8 +84,8 @@ def solve_in_workers(
     for portion in portions:
         waiting.put(portion)
     failures: list[BaseException] = []
-    settings = asdict(options.solve) | {"saveat": None, "progress": False}
-    constant: dict[str, Any] = {} if options.solve.saveat is None else {"saveat": options.solve.saveat}
+    settings = asdict(options.solve) | {"progress": False}
+    constant = {name: found for name in ("saveat", "atols") if (found := settings.pop(name)) is not None}
     if batch.near is not None:
         constant |= {"near_u0": batch.near[0], "near_p": batch.near[1]}
     algorithms: set[str] = set()

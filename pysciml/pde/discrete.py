@@ -20,7 +20,7 @@ from pysciml.pde.grid import Array, Axis
 from pysciml.pde.lowering import Lowering
 from pysciml.pde.noise import Noise
 from pysciml.pde.system import PDESystem
-from pysciml.problem import Problem, _fill, _read_tspan
+from pysciml.problem import Problem, _read_tspan, fill
 from pysciml.symbolic.reading import dependence_order, name_of
 
 if TYPE_CHECKING:
@@ -351,7 +351,7 @@ class FieldProblem(Problem):
         return new
 
     def _fill_parameters(self, start: Array, p: Any) -> Array:
-        return _fill(start, p, "p", "parameter", self.system.parameter_index, self.system.model.parameters)
+        return fill(start, p, "p", "parameter", self.system.parameter_index, self.system.model.parameters)
 
     def _warn_incompatible(self, arrays: list[Array]) -> None:
         """Say where initial values break a Dirichlet condition or do not close around a period."""

@@ -67,7 +67,7 @@ def arguments(
         end=jnp.asarray(sign * tspan[1]),
         times=jnp.asarray(times),
         rtol=jnp.asarray(options.rtol),
-        atol=jnp.asarray(options.atol),
+        atol=jnp.asarray(options.absolute),
         dt=jnp.asarray(options.dt if options.dt is not None else 0.0),
         max_steps=jnp.asarray(options.max_steps),
         stop_at=jnp.asarray(2**62),

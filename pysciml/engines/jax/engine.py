@@ -45,6 +45,7 @@ class JaxEngine(Engine):
     derivatives: ClassVar[str] = "sensitivities by JAX, forward mode"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     precisions: ClassVar[tuple[str, ...]] = ("float64", "float32")
+    tolerance_of_each: ClassVar[bool] = True
 
     def unavailable(self) -> str | None:
         """See `Engine.unavailable`."""

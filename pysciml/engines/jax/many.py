@@ -58,7 +58,7 @@ def solve_many(model: Model, algorithm: str, batch: Batch, options: BatchOptions
             end=scalar(sign * batch.tspan[1]),
             times=padded,
             rtol=scalar(solving.rtol),
-            atol=scalar(solving.atol),
+            atol=np.asarray(solving.absolute, dtype=np.float64),
             dt=scalar(solving.dt if solving.dt is not None else 0.0),
             max_steps=np.int64(min(solving.max_steps, MOST_STEPS[solving.precision])),
             stop_at=np.int64(MOST_STEPS[solving.precision]),
@@ -90,7 +90,9 @@ def solve_many(model: Model, algorithm: str, batch: Batch, options: BatchOptions
         return high, np.ascontiguousarray(u0), arguments(np.ascontiguousarray(p), index)
 
     _, u0, args = inputs(0)
-    run, compile_seconds = compiled((model.hash, how, size, len(padded), n, n_p), make, u0, args, **where)
+    run, compile_seconds = compiled(
+        (model.hash, how, size, len(padded), n, n_p, solving.atols is None), make, u0, args, **where
+    )
 
     def chunk(low: int) -> None:
         high, y0, now = inputs(low)

@@ -17,19 +17,23 @@ from pysciml.engines.jax.state import Arguments, Carry
 #: Counters cross as floating-point numbers: up to here they are exact.
 MOST_STEPS: Final = {"float64": 2**52, "float32": 2**23}
 
-_SCALARS: Final = ("start", "end", "rtol", "atol", "dt", "max_steps", "stop_at")
+_SCALARS: Final = ("start", "end", "rtol", "dt", "max_steps", "stop_at")
 
 
 class Inputs(NamedTuple):
-    """The layout of what goes in: initial values, parameters, scalars, output times."""
+    """The layout of what goes in: initial values, parameters, scalars, absolute tolerances, output times.
+
+    ``n_tolerances`` is the number of states, or 1 where all have the same.
+    """
 
     n_states: int
     n_params: int
+    n_tolerances: int
     n_times: int
 
-    def pack(self, u0: Array, p: Array, times: Array, scalars: tuple[float, ...]) -> Array:
-        """One array; ``scalars`` are start, end, rtol, atol, dt, max_steps, stop_at."""
-        return np.concatenate([u0, p, scalars, times])
+    def pack(self, u0: Array, p: Array, times: Array, atol: float | Array, scalars: tuple[float, ...]) -> Array:
+        """One array; ``scalars`` are start, end, rtol, dt, max_steps, stop_at."""
+        return np.concatenate([u0, p, scalars, np.atleast_1d(atol), times])
 
     def stop_at(self, packed: Array, steps: int) -> None:
         """Set until how many steps the next slice goes."""
@@ -38,11 +42,17 @@ class Inputs(NamedTuple):
     def unpack(self, packed: Any, key: Any) -> tuple[Any, Arguments]:
         """Initial values and the loop's arguments, for the first path of a seed."""
         n, m = self.n_states, self.n_params
-        scalars = dict(zip(_SCALARS, packed[n + m : n + m + len(_SCALARS)], strict=True))
+        after = n + m + len(_SCALARS)
+        scalars = dict(zip(_SCALARS, packed[n + m : after], strict=True))
         for name in ("max_steps", "stop_at"):
             scalars[name] = scalars[name].astype(int)
         return packed[:n], Arguments(
-            p=packed[n : n + m], times=packed[n + m + len(_SCALARS) :], key=key, index=jnp.zeros_like(key[0]), **scalars
+            p=packed[n : n + m],
+            times=packed[after + self.n_tolerances :],
+            atol=packed[after : after + self.n_tolerances] if self.n_tolerances > 1 else packed[after],
+            key=key,
+            index=jnp.zeros_like(key[0]),
+            **scalars,
         )
 
 

@@ -105,10 +105,10 @@ class Run:
         self._times = times[1:] if options.saveat is not None and self._with_start else times
         self._begin, self._end = begin, self._sign * tspan[1]
         times = pad_times(self._times) if how.save == "times" else np.zeros(0)
-        self._inputs = Inputs(len(self._u0), len(p), len(times))
+        self._inputs = Inputs(len(self._u0), len(p), np.size(options.absolute), len(times))
         most = min(options.max_steps, MOST_STEPS[options.precision])
         self._packed = self._inputs.pack(
-            self._u0, p, times, (begin, self._end, options.rtol, options.atol, options.dt or 0.0, most, _FIRST)
+            self._u0, p, times, options.absolute, (begin, self._end, options.rtol, options.dt or 0.0, most, _FIRST)
         )
         self._key = key
         self._chunks: list[tuple[Array, Array]] = []

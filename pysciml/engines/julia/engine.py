@@ -17,7 +17,7 @@ from pysciml.engines.julia.algorithms import AGGREGATORS, ALGORITHMS, BROKEN, SP
 from pysciml.engines.julia.fields import OPERATIONS as FIELD_OPERATIONS
 from pysciml.engines.julia.halves import PARTITIONED, halves
 from pysciml.engines.julia.jumps import check_rates, is_pure
-from pysciml.engines.julia.transfer import address, compiled, floats, has_parts, scalar_graph
+from pysciml.engines.julia.transfer import address, compiled, floats, has_parts, scalar_graph, tolerances
 from pysciml.engines.manifold import batch_on_manifold, solve_on_manifold
 from pysciml.engines.native.initial import structurally_singular
 from pysciml.errors import EngineUnavailableError, ProblemError, UnsupportedError
@@ -57,6 +57,7 @@ class JuliaEngine(Engine):
     name: ClassVar[str] = "julia"
     kinds: ClassVar[tuple[str, ...]] = ("ode", "dae", "sde", "dde", "jump")
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    tolerance_of_each: ClassVar[bool] = True
     solves_fields: ClassVar[bool] = True
     keeps_constraints: ClassVar[bool] = True
 
@@ -195,6 +196,7 @@ class JuliaEngine(Engine):
             seed = secrets.randbits(63)
         begin = time.perf_counter()
         start, parameters = floats(u0), floats(p)
+        atols = tolerances(model, options)
         if model.jumps:
             check_rates(model, u0, p, tspan)
             start = np.append(start, 0.0)
@@ -210,6 +212,7 @@ class JuliaEngine(Engine):
                     name,
                     float(options.rtol),
                     float(options.atol),
+                    0 if atols is None else address(atols),
                     0 if times is None else address(times),
                     0 if times is None else times.size,
                     float(options.dt or 0.0),

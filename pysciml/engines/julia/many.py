@@ -17,7 +17,8 @@ import numpy.typing as npt
 from pysciml.engines.base import Array, SolveOptions
 from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge
-from pysciml.engines.julia.transfer import Compiled, address, compiled, floats
+from pysciml.engines.julia.transfer import Compiled, address, compiled, floats, tolerances
+from pysciml.errors import UnsupportedError
 from pysciml.graph import Model
 
 #: Seconds of work in a portion.
@@ -52,9 +53,12 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
     times = floats([batch.tspan[1]] if solving.saveat is None else solving.saveat)
     seed = secrets.randbits(63) if solving.seed is None else solving.seed
     allowed = max(1, options.memory // (16 * (len(times) * model.graph.n_states + len(model.parameters) + 64)))
-    label = name
+    label, atols = name, tolerances(model, solving)
+    if atols is not None and solving.device != "cpu":
+        raise UnsupportedError("kernels on a GPU have one atol for all states", engine="julia")
     static, seconds = _on_static_vectors(module, model, ready, batch, solving, name, times, call)
     compile_seconds += seconds
+    each = 0 if atols is None else address(atols)
     low, size = 0, min(batch.size, max(2, options.workers))
     while low < batch.size:
         high = min(low + size, batch.size)
@@ -90,13 +94,13 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
             if solving.device != "cpu":
                 return module.solve_on_device_at._jl_call_nogil(*given, solving.device, solving.precision)
             steps = int(solving.max_steps)
-            return module.solve_many_at._jl_call_nogil(*given, steps, seeds, int(options.workers), static)
+            return module.solve_many_at._jl_call_nogil(*given, steps, seeds, int(options.workers), static, each)
 
         with ready.lock:
             names, label = call(portion)
         batch.store(low, high, u[..., : model.graph.n_states], np.array(names.split(" "), dtype=np.str_)[codes])
-        each = (time.perf_counter() - begin) / (high - low)
-        low, size = high, max(1, min(int(_PORTION / each), 4 * size, allowed))
+        seconds = (time.perf_counter() - begin) / (high - low)
+        low, size = high, max(1, min(int(_PORTION / seconds), 4 * size, allowed))
     extra: dict[str, str | int | float] = {"threads": min(options.workers, int(module.thread_count()))}
     if solving.device != "cpu":
         extra = {"device": solving.device}
@@ -118,7 +122,7 @@ def _on_static_vectors(
 
     The problem that the ensemble varies says how many evaluations a trajectory takes, so that all blocks decide alike.
     """
-    if batch.near is None or model.kind != "ode" or solving.device != "cpu":
+    if batch.near is None or model.kind != "ode" or solving.device != "cpu" or solving.atols is not None:
         return False, 0.0
     begin = time.perf_counter()
     start, parameters = map(floats, batch.near)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pysciml.engines.base import SolveOptions
 from pysciml.engines.julia.algorithms import AGGREGATORS, SPLIT_ALONE
 from pysciml.engines.julia.bridge import julia
 from pysciml.engines.julia.fields import has_linear_part, has_moving_boundary, send_fields, send_fields_split
@@ -22,6 +23,14 @@ from pysciml.graph.networks import expand
 
 #: This many models stay compiled, the least recently used go first.
 CACHE_SIZE: Final = 64
+
+
+def tolerances(model: Model, options: SolveOptions) -> npt.NDArray[np.float64] | None:
+    """The absolute tolerance of each state, as Julia has them; None where all have the same."""
+    if options.atols is None:
+        return None
+    # The random thresholds of jumps are one state more there.
+    return floats(np.append(options.atols, options.atol) if model.jumps else options.atols)
 
 
 @dataclass
