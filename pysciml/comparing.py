@@ -15,7 +15,7 @@ from pysciml.engines.base import Array, registry
 from pysciml.errors import EngineUnavailableError, ProblemError, SolverError, UnsupportedError
 from pysciml.hints import named_options
 from pysciml.options import read_options
-from pysciml.problem import Problem, number, refuse_fields, require_problem
+from pysciml.problem import Problem, number, require_problem
 from pysciml.solve import choose_engine, solve
 
 #: How much tighter than the tightest tolerance the reference is solved.
@@ -28,6 +28,7 @@ _REFERENCES: Final = (
     ("native", "Tsit5"),
     ("jax", "Kvaerno5"),
     ("native", "QNDF"),
+    ("jax", "QNDF"),  # of fields
 )
 #: An explicit method that needs more steps than this for a reference has met a stiff problem.
 _MOST_EXPLICIT: Final = 200_000
@@ -51,6 +52,9 @@ def compare(
     Parameters
     ----------
     problem : Problem
+        Of ordinary equations, delay equations or fields. For fields the reference is on the same grid:
+        ``error`` is that of the integration in time, without that of the discretization
+        (`pysciml.testing.manufactured` measures that one).
     solvers : list of (engine, algorithm), optional
         An algorithm of None is the engine's own choice; by default that of every engine that
         supports the problem. An engine that is not installed is left empty, with a warning that
@@ -69,8 +73,8 @@ def compare(
     Returns
     -------
     xarray.Dataset
-        Over (``solver``, ``tolerance``): ``error`` (the largest over states and times, relative to
-        each state's largest value), ``seconds``, ``n_steps``, ``n_rhs`` (-1 where the library does
+        Over (``solver``, ``tolerance``): ``error`` (the largest over states, times and cells, relative to
+        the largest value of each state or field), ``seconds``, ``n_steps``, ``n_rhs`` (-1 where the library does
         not report it) and ``retcode``; a solver that fails has NaN for its error, and one that is
         not installed the retcode ``"Unavailable"``. Coordinates ``engine`` and ``algorithm`` over
         ``solver``.
@@ -88,7 +92,6 @@ def compare(
     >>> pysciml.plot.work_precision(table)
     """
     require_problem(problem, "compare")
-    refuse_fields(problem, "compare")
     if problem.system.kind == "sde":
         raise UnsupportedError("compare needs one right solution; for stochastic equations compare moments instead")
     missing: dict[str, str] = {}
@@ -163,7 +166,7 @@ def compare(
 
 
 def relative_error(values: Array, truth: Array) -> float:
-    """The largest difference, each state relative to its largest value; arrays (n_states, n_t)."""
+    """The largest difference, each state relative to its largest value; arrays (n_states, n_t · cells)."""
     if values.shape != truth.shape:
         return float("nan")
     scale = np.max(np.abs(truth), axis=1, keepdims=True)
@@ -208,7 +211,9 @@ def solve_reference(problem: Problem, times: Array, tightest: float, max_steps: 
 
 
 def _values(problem: Problem, solution: xr.Dataset) -> Array:
-    return np.stack([np.asarray(solution[name].values, dtype=np.float64) for name in problem.system.model.states])
+    """The states, a row for each; those of a field in one row."""
+    names = problem.system.model.states
+    return np.stack([np.asarray(solution[name].values, dtype=np.float64).ravel() for name in names])
 
 
 def _refuse_bare(algorithm: Any) -> None:
@@ -237,6 +242,8 @@ def read_solvers(problem: Problem, solvers: Any, missing: dict[str, str] | None 
             if engine.unavailable() is not None:
                 continue
             try:
+                engine.check_fields(model)
+                engine.check_constraints(model)
                 engine.check(model, None)
             except UnsupportedError:
                 continue

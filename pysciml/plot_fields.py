@@ -27,14 +27,14 @@ _MOST_FRAMES: Final = 200
 
 @named_options()
 def snapshots(
-    sol: xr.Dataset, field: Any = None, times: Iterable[float] | int = 6, *, columns: int = 3
+    sol: xr.Dataset | xr.DataArray, field: Any = None, times: Iterable[float] | int = 6, *, columns: int = 3
 ) -> npt.NDArray[np.object_]:
     """Draw a field at several times: panels of one colour scale in two dimensions, curves in one.
 
     Parameters
     ----------
-    sol : xarray.Dataset
-        As `pysciml.solve` returns for a partial differential equation.
+    sol : xarray.Dataset or xarray.DataArray
+        As `pysciml.solve` returns for a partial differential equation, or one field of it.
     field : name or SymPy function, optional
         The first field by default.
     times : list of float, or int
@@ -99,15 +99,20 @@ def snapshots(
 
 @named_options()
 def animate(
-    sol: xr.Dataset, field: Any = None, path: str | Path | None = None, *, fps: int = 20, every: int | None = None
+    sol: xr.Dataset | xr.DataArray,
+    field: Any = None,
+    path: str | Path | None = None,
+    *,
+    fps: int = 20,
+    every: int | None = None,
 ) -> FuncAnimation:
     """Make a film of a field.
 
     Parameters
     ----------
-    sol : xarray.Dataset
-        As `pysciml.solve` returns for a partial differential equation, with ``saveat`` for frames at
-        equal times.
+    sol : xarray.Dataset or xarray.DataArray
+        As `pysciml.solve` returns for a partial differential equation, or one field of it, with
+        ``saveat`` for frames at equal times.
     field : name or SymPy function, optional
         The first field by default.
     path : path, optional
@@ -193,6 +198,8 @@ def _write(film: FuncAnimation, path: Path, suffix: str, fps: int) -> None:
 
 
 def _field(sol: Any, field: Any) -> xr.DataArray:
+    if isinstance(sol, xr.DataArray) and field is None:
+        sol = sol.to_dataset(name=sol.name or "field")
     if not isinstance(sol, xr.Dataset):
         raise ProblemError(f"this draws a solution, an xarray.Dataset, not {type(sol).__name__}")
     fields = [str(name) for name, variable in sol.data_vars.items() if "t" in variable.dims and variable.ndim > 1]

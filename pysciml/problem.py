@@ -13,7 +13,7 @@ import numpy.typing as npt
 import sympy as sp
 
 from pysciml.consistency import consistent_start
-from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.errors import ProblemError
 from pysciml.graph import Model
 from pysciml.hints import did_you_mean, named_options
 from pysciml.symbolic import System, printing
@@ -254,15 +254,6 @@ def require_problem(given: Any, function: str) -> None:
     else:
         how = ""
     raise ProblemError(f"{function} takes a pysciml.Problem, not {type(given).__name__}{how}")
-
-
-def refuse_fields(problem: Problem, what: str) -> None:
-    """Raise for a partial differential equation where only variables of time are handled."""
-    if problem.system.model.fields:
-        raise UnsupportedError(
-            f"{what} takes ordinary equations, and {problem.system.name!r} is a partial differential equation: "
-            "loop over problem.remake(...) and pysciml.solve instead"
-        )
 
 
 def number(value: Any, what: str, symbol: str | None = None) -> float:

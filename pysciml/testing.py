@@ -13,7 +13,7 @@ from pysciml.comparing import read_solvers
 from pysciml.errors import ProblemError, SolverError
 from pysciml.hints import named_options
 from pysciml.options import read_saveat
-from pysciml.problem import Problem, number, refuse_fields, require_problem
+from pysciml.problem import Problem, number, require_problem
 from pysciml.solve import solve
 
 if TYPE_CHECKING:
@@ -71,8 +71,9 @@ def assert_solvers_agree(
     Parameters
     ----------
     problem : Problem
+        Also of fields, which are compared on the same grid.
     rtol : float
-        How far two solutions may differ, relative to the largest value of each state. The solvers
+        How far two solutions may differ, relative to the largest value of each state or field. The solvers
         themselves run with a hundredth of it.
     solvers : list of (engine, algorithm), optional
         By default every available engine that supports the problem, with its own choice.
@@ -94,7 +95,6 @@ def assert_solvers_agree(
     """
     __tracebackhide__ = True
     require_problem(problem, "assert_solvers_agree")
-    refuse_fields(problem, "assert_solvers_agree")
     rtol = number(rtol, "rtol", "rtol")
     if not 0 < rtol < 1:
         raise ProblemError(f"rtol must be between 0 and 1, not {rtol!r}", symbol="rtol")
@@ -148,14 +148,16 @@ def difference(first: str, one: xr.Dataset, second: str, other: xr.Dataset, rtol
         with np.errstate(invalid="ignore"):
             gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b) / scale)
         gap = np.where(np.isnan(gap), np.inf, gap)
-        bad = gap > rtol
+        bad = (gap > rtol).reshape(len(gap), -1).any(axis=1)
         if bad.any():
-            k, since = int(np.argmax(gap)), int(np.argmax(bad))
+            worst = tuple(map(int, np.unravel_index(np.argmax(gap), gap.shape)))
+            most = ", ".join(f"{dim} = {float(one[dim][i]):.6g}" for dim, i in zip(one[name].dims, worst, strict=True))
             rows.append(
                 (
-                    -float(gap[k]),
-                    f"  {name!s:<12} {int(bad.sum()):>4} of {len(gap)} times, from t = {float(one.t[since]):.6g}; "
-                    f"most at t = {float(one.t[k]):.6g}: {a[k]:.10g} and {b[k]:.10g}, {gap[k]:.2e} of {scale:.4g}",
+                    -float(gap[worst]),
+                    f"  {name!s:<12} {int(bad.sum()):>4} of {len(gap)} times, "
+                    f"from t = {float(one.t[np.argmax(bad)]):.6g}; "
+                    f"most at {most}: {a[worst]:.10g} and {b[worst]:.10g}, {gap[worst]:.2e} of {scale:.4g}",
                 )
             )
     if not rows:
@@ -164,7 +166,9 @@ def difference(first: str, one: xr.Dataset, second: str, other: xr.Dataset, rtol
 
 
 def _absolute(problem: Problem, rtol: float) -> float:
-    """An absolute tolerance below what any state that starts away from zero is compared to."""
-    sizes = np.abs(problem.u0[problem.u0 != 0])
+    """An absolute tolerance below what any state, or field, that starts away from zero is compared to."""
+    model = problem.system.model
+    sizes = np.abs(problem.u0).reshape(len(model.states), -1).max(axis=1)
+    sizes = sizes[sizes != 0]
     smallest = float(sizes.min()) if sizes.size else 1.0
     return max(rtol * _TIGHTER * min(1.0, smallest) * 1e-2, 1e-14)

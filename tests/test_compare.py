@@ -106,6 +106,51 @@ def test_ensemble_bands_are_the_quantiles():
         ensemble(paths.isel(trajectory=0))
 
 
+@pytest.fixture(scope="module")
+def reaction():
+    X = ps.coordinates("X")
+    u = ps.fields("u", X)
+    system = ps.PDESystem(
+        [ps.Eq(D(u), k * ps.laplacian(u) + u * (1 - u))],
+        domain={X: (0, 1)},
+        boundary={X: ps.Neumann(lower=0, upper=0)},
+        initial={u: X**2 * (3 - 2 * X) / 2},
+        name="reaction",
+    )
+    return system.discretize({X: 16}).problem((0, 1), {k: 0.1})
+
+
+def test_fields_are_compared_on_their_grid(reaction):
+    table = ps.compare(reaction, [("jax", "Tsit5"), ("jax", "QNDF"), ("native", None)], [1e-3, 1e-6], repeats=1)
+    assert (table.retcode == "Success").all()
+    assert (table.error[:, 0] < 1e-1).all()
+    assert (table.error[:, 1] < 1e-4).all()
+    assert (table.error[:, 1] < table.error[:, 0]).all()
+    # the same by hand, with SciPy and a matrix
+    from scipy.integrate import solve_ivp
+    from scipy.sparse import diags
+
+    stencil = diags([1.0, -2.0, 1.0], [-1, 0, 1], shape=(16, 16)).toarray()
+    stencil[0, 0] = stencil[-1, -1] = -1.0
+    right = solve_ivp(
+        lambda t, u: 0.1 * 16**2 * stencil @ u + u * (1 - u), (0, 1), reaction.u0, "DOP853", rtol=1e-11, atol=1e-12
+    ).y[:, -1]
+    reference = xr.Dataset({"u": (("t", "X"), right[None])}, coords={"t": [1.0]})
+    again = ps.compare(reaction, [("jax", "Tsit5")], [1e-6], repeats=1, saveat=[1.0], reference=reference)
+    assert float(again.error[0, 0]) < 1e-4
+    assert float(again.error[0, 0]) <= float(table.error[0, 1]) * 1.01
+
+
+def test_solvers_of_fields_agree_or_the_message_says_where_not(reaction):
+    ps.testing.assert_solvers_agree(reaction, rtol=1e-5)
+    one = ps.solve(reaction, saveat=0.5)
+    other = one.copy(deep=True)
+    other["u"][1, 3] += 0.125
+    message = ps.testing.difference("a", one, "b", other, 1e-3)
+    where = f"1 of 3 times, from t = 0.5; most at t = 0.5, X = {float(one.X[3]):.6g}: "
+    assert where in message
+
+
 def test_an_engine_that_is_not_installed_is_left_empty_with_a_warning(oscillator, monkeypatch):
     missing = FakeEngine()
     missing.reason = "fake is not installed: pip install fake"

@@ -166,7 +166,7 @@ class DiscreteSystem:
     @named_options()
     def problem(
         self,
-        tspan: Iterable[float],
+        tspan: Iterable[float] | None = None,
         p: Mapping[Any, Any] | None = None,
         u0: Mapping[Any, Any] | None = None,
     ) -> FieldProblem:
@@ -175,6 +175,7 @@ class DiscreteSystem:
         Parameters
         ----------
         tspan : pair of float
+            Required; equations without a time derivative are solved by `steady` instead.
         p : mapping, optional
             Parameter -> value, for every parameter.
         u0 : mapping, optional
@@ -256,6 +257,8 @@ class FieldProblem(Problem):
         model = system.model
         if system.system.steady:
             raise ProblemError(f"{system.name} has no time derivative: solve it with .steady(p)")
+        if tspan is None:
+            raise ProblemError("problem needs a tspan, such as .problem((0, 10), p)", symbol="tspan")
         self.tspan = _read_tspan(tspan)
         self.p = self._fill_parameters(np.full(len(model.parameters), np.nan), {} if p is None else p)
         missing = [name for name, value in zip(model.parameters, self.p, strict=True) if np.isnan(value)]

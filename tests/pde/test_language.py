@@ -122,6 +122,14 @@ def test_wrong_numbers(p: Any, u0: Any, message: str) -> None:
         build(initial={u: sp.cos(2 * sp.pi * X)}).discretize({X: 8, Y: 8}).problem((0, 1), p, u0)
 
 
+def test_a_span_is_asked_for_where_there_is_time() -> None:
+    with pytest.raises(ps.ProblemError, match=r"problem needs a tspan, such as \.problem\(\(0, 10\), p\)"):
+        build().discretize({X: 8, Y: 8}).problem(p={k: 1})
+    resting = build(equations=[ps.Eq(ps.laplacian(u), 1)], **with_boundary(ps.Dirichlet(0))).discretize({X: 8, Y: 8})
+    with pytest.raises(ps.ProblemError, match=r"has no time derivative: solve it with \.steady\(p\)"):
+        resting.problem()
+
+
 def test_initial_and_boundary_values_that_disagree_are_reported() -> None:
     grid = build(**(with_boundary(ps.Dirichlet(2)) | {"initial": {u: 1 + X}})).discretize({X: 8, Y: 8})
     with warnings.catch_warnings(record=True) as caught:
@@ -178,8 +186,6 @@ def test_it_reads_well() -> None:
 def test_what_takes_variables_of_time_alone_says_so() -> None:
     problem = build(initial={u: 0}).discretize({X: 8, Y: 8}).problem((0, 1), {k: 1})
     calls: list[Any] = [
-        lambda: ps.compare(problem),
-        lambda: ps.testing.assert_solvers_agree(problem),
         lambda: ps.solve_ensemble(problem, over={k: [1.0, 2.0]}, store="sweep.zarr"),
         lambda: ps.fit(problem, None, trainable=[k], optimizer="adam"),
     ]

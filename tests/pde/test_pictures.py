@@ -69,3 +69,14 @@ def test_every_column_of_snapshots_has_its_axis_named() -> None:
     assert panels.shape == (2, 3)
     assert [panel.get_xlabel() for panel in panels.ravel()] == ["", "", "X", "X", "X", ""]
     assert panels[0, 2].xaxis.get_tick_params()["labelbottom"]
+
+
+def test_one_field_is_drawn_as_the_solution_it_is_of():
+    t, x = np.linspace(0, 1, 3), np.linspace(0, 1, 8)
+    sol = xr.Dataset({"u": (("t", "X"), np.outer(t, x))}, coords={"t": t, "X": x})
+    (whole,), (alone,) = (np.ravel(ps.plot.snapshots(drawn, times=2)) for drawn in (sol, sol.u))
+    assert alone.get_ylabel() == whole.get_ylabel() == "u"
+    for line, other in zip(alone.get_lines(), whole.get_lines(), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), other.get_ydata())
+    with pytest.raises(ps.ProblemError, match=r"an xarray\.Dataset, not list"):
+        ps.plot.snapshots([1.0])
