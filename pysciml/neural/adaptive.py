@@ -233,14 +233,14 @@ def first_step(how: Setting, field: Field, t: Any, end: Any, y: Any, slope: Any,
     return jnp.minimum(100 * h, better)
 
 
-def _factor(how: Setting, error: Any) -> Any:
+def step_factor(how: Setting, error: Any) -> Any:
     """By what the step size changes after an error."""
     safe = jnp.where(error > 1e-12, error, 1.0)
     wanted = jnp.where(error > 1e-12, _SAFETY * safe ** (-1 / how.method.order), _LARGEST_FACTOR)
     return jnp.clip(jnp.where(jnp.isfinite(error), wanted, _SMALLEST_FACTOR), _SMALLEST_FACTOR, _LARGEST_FACTOR)
 
 
-def _used(t: Any, h: Any, end: Any) -> Any:
+def used_step(t: Any, h: Any, end: Any) -> Any:
     """The step to the end, where one of length ``h`` would leave less than a sliver."""
     return jnp.where(t + 1.000001 * h >= end, end - t, h)
 
@@ -308,12 +308,12 @@ def _forward(how: Setting, field: Field, params: Any, y0: Any, span: tuple[Any, 
         return (c.t < end) & (c.count < n) & ~c.failed
 
     def body(c: _Carry) -> _Carry:
-        h = _used(c.t, c.h, end)
+        h = used_step(c.t, c.h, end)
         done = one_step(how, field, c.t, h, c.y, c.slope, params)
         finite = jnp.isfinite(done.y).all()
         error = jnp.where(finite & jnp.isfinite(done.error), done.error, jnp.inf)
         keep = error <= 1
-        factor = _factor(how, error)
+        factor = step_factor(how, error)
         reached = jnp.where(c.t + h >= end, end, c.t + h)
         write = keep | how.through_steps
         slot = jnp.where(write, c.count, n)
@@ -455,14 +455,14 @@ def _backward(
     n_save = times.shape[0]
 
     def attempt(keep: Any, y: Any, slope: Any, t: Any, h: Any, params: Any) -> Any:
-        used = _used(t, h, end)
+        used = used_step(t, h, end)
         if not how.through_steps:
             t, h, used = jax.lax.stop_gradient((t, h, used))
         done = one_step(how, field, t, used, y, slope, params)
         last = (done.slopes[-1], _last_number(how, field, t + used, done, params))
         if not how.through_steps:
             return done.y, last, t, h, done.error, done.stiffness, used, done.integral, _stack(done, n_save)
-        factor = _factor(how, done.error)
+        factor = step_factor(how, done.error)
         shrunk = jnp.where(keep, factor, jnp.minimum(factor, 1.0)) * used
         following = jnp.where(keep & (used < h), jnp.maximum(shrunk, h), shrunk)
         zero = jnp.zeros_like(used)
@@ -481,7 +481,7 @@ def _backward(
     def saves(i: Any, y: Any, slopes: Any, t: Any, h: Any, y_bar: Any) -> tuple[Any, ...]:
         """What the saved values within step ``i`` pass on to its start, its slopes and its size."""
         until = jnp.where(i + 1 < count, record.saved[jnp.minimum(i + 1, how.max_steps - 1)], n_save)
-        used = _used(t, h, end)
+        used = used_step(t, h, end)
 
         def add(j: Any, total: tuple[Any, ...]) -> tuple[Any, ...]:
             def value(y: Any, slopes: Any, t: Any, used: Any) -> Any:
