@@ -28,12 +28,12 @@ JULIA = sorted(adjoints.SENSITIVITY)
 
 REGULARIZERS = {
     "none": (),
-    "local, unbiased": (ps.LocalErrorEstimate(2.5), ps.LocalStiffnessEstimate(0.1)),
+    "local, unbiased": (ps.LocalErrorEstimate(2.5), ps.LocalStiffnessEstimate(0.1), ps.RandomEndTime(0.04)),
     "local, biased": (
         ps.LocalErrorEstimate(2.5, sampling="biased"),
         ps.LocalStiffnessEstimate(0.1, sampling="biased"),
+        ps.KineticEnergy(0.1),
     ),
-    "kinetic and end": (ps.KineticEnergy(0.1), ps.RandomEndTime(0.04)),
     "Taylor and Jacobian": (ps.TaylorDerivative(3, 0.02), ps.JacobianNorm(0.1)),
 }
 
@@ -102,11 +102,12 @@ def test_every_adjoint_over_time_of_diffrax_has_its_name():
 @pytest.mark.parametrize(
     ("adjoint", "name"),
     [
-        *(("RecursiveCheckpointAdjoint", name) for name in REGULARIZERS),
         ("RecursiveCheckpointAdjoint(checkpoints = 4)", "none"),
+        ("RecursiveCheckpointAdjoint", "local, unbiased"),
+        ("RecursiveCheckpointAdjoint", "local, biased"),
+        ("RecursiveCheckpointAdjoint", "Taylor and Jacobian"),
         ("DirectAdjoint", "local, unbiased"),
         ("ForwardMode", "local, biased"),
-        ("ForwardMode", "Taylor and Jacobian"),
     ],
 )
 def test_an_adjoint_of_the_steps_gives_their_derivative(adjoint, name):
@@ -120,14 +121,15 @@ def test_an_adjoint_of_the_steps_gives_their_derivative(adjoint, name):
     assert distance(slope, exact) < 1e-10
 
 
-@pytest.mark.parametrize("name", ["local, unbiased", "Taylor and Jacobian"])
-def test_a_continuous_adjoint_on_jax_comes_to_the_derivative_of_the_steps(name):
+def test_a_continuous_adjoint_on_jax_comes_to_the_derivative_of_the_steps():
     """It solves another equation to the same tolerance: what is between both goes to zero with it."""
     far, near = (
-        distance(evaluate("BacksolveAdjoint", name, tolerance, algorithm="Tsit5")[2],
-                 by_steps(name, tolerance, algorithm="Tsit5")[2])
+        distance(
+            evaluate("BacksolveAdjoint", "local, biased", tolerance, algorithm="Tsit5")[2],
+            by_steps("local, biased", tolerance, algorithm="Tsit5")[2],
+        )
         for tolerance in (1e-4, 1e-8)
-    )  # fmt: skip
+    )
     assert far < 1e-2
     assert near < 1e-3 * far
 
