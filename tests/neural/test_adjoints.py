@@ -192,6 +192,13 @@ def test_other_problems_have_no_choice_of_adjoint():
         ps.fit(make_problem(), make_data(), [a], sensealg="GaussAdjoint")
 
 
+def test_what_was_begun_with_one_adjoint_does_not_go_on_with_another(tmp_path):
+    options = {"trainable": ["nn"], "epochs": 1, "segments": 4, "checkpoint": tmp_path / "fit.npz"}
+    ps.fit(make_problem(), make_data(), **options)
+    with pytest.raises(ps.ProblemError, match="checkpoint of another fit"):
+        ps.fit(make_problem(), make_data(), adjoint="BacksolveAdjoint", engine="jax", **options)
+
+
 def test_an_adjoint_of_one_engine_chooses_it():
     assert adjoints.engine_of("GaussAdjoint(checkpointing = true)") == "julia"
     assert adjoints.engine_of("ForwardMode") == adjoints.engine_of(diffrax.DirectAdjoint()) == "jax"
