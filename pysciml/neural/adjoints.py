@@ -52,7 +52,7 @@ def solve(how: Setting, field: Field, params: Any, y0: Any, t0: Any, t1: Any, ti
         begin,
         params,
         saveat=diffrax.SaveAt(subs=[wanted, diffrax.SubSaveAt(t0=True, steps=True)] if steps_too else wanted),
-        stepsize_controller=Controller(how.rtol, how.atol, how, *span),
+        stepsize_controller=Controller(how.rtol, how.atol, how=how, start=span[0], end=span[1]),
         adjoint=adjoint,
         max_steps=how.max_steps,
         throw=False,
