@@ -1,4 +1,4 @@
-# julia --project=ENVIRONMENT setup.jl PACKAGE_FOLDER PYTHONCALL_VERSION [cuda]
+# julia --project=ENVIRONMENT setup.jl PACKAGE_FOLDER PYTHONCALL_VERSION [cuda] [sensitivity]
 #
 # Fills the environment of `pysciml julia setup`. Running it again changes nothing that is right.
 
@@ -26,8 +26,13 @@ const MORE = ["DiffEqCallbacks", "FFTW", "NaNMath", "Optimisers", "SpecialFuncti
 # Ensembles on NVIDIA GPUs.
 const GPU = ["CUDA", "DiffEqGPU"]
 
+# Adjoints to train by.
+const SENSITIVITY = ["SciMLSensitivity"]
+
 function main(folder::AbstractString, pythoncall::AbstractString, more::AbstractString...)
-    wanted = "cuda" in more ? [SOLVERS; MORE; GPU] : [SOLVERS; MORE]
+    wanted = [SOLVERS; MORE]
+    "cuda" in more && append!(wanted, GPU)
+    "sensitivity" in more && append!(wanted, SENSITIVITY)
     # PythonCall and juliacall are two halves of one program: their versions must be the same.
     Pkg.develop(PackageSpec(path = folder))
     Pkg.add([PackageSpec(name = "PythonCall", version = pythoncall); [PackageSpec(name = name) for name in wanted]])

@@ -138,6 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
     julia = add("julia", "set up Julia for engine='julia', or show its state", _JULIA, _EXIT_CODES, _run_julia)
     julia.add_argument("what", choices=("setup", "status"), help="install what is missing, or only look")
     julia.add_argument("--cuda", action="store_true", help="also for ensembles on an NVIDIA GPU")
+    julia.add_argument("--sensitivity", action="store_true", help="also SciMLSensitivity's adjoints, for training")
     julia.add_argument("--sysimage", action="store_true", help="also a system image (not in this version)")
 
     run = add("solve", "solve a saved model", _SOLVE, _SOLVE_EXAMPLES + _EXIT_CODES, _run_solve)
@@ -311,7 +312,7 @@ def _run_julia(options: Any) -> int:
     from pysciml.engines.julia.setup import setup, status
 
     if options.what == "setup":
-        setup(cuda=options.cuda, sysimage=options.sysimage)
+        setup(cuda=options.cuda, sensitivity=options.sensitivity, sysimage=options.sysimage)
         return OK
     found = status()
     for name in ("executable", "julia", "project", "package"):

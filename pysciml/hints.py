@@ -34,6 +34,7 @@ _ELSEWHERE: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("lr", "eta", "step"), ("learning_rate",)),
     **dict.fromkeys(("n_epochs", "num_epochs", "iterations", "n_iter"), ("epochs",)),
     **dict.fromkeys(("reg", "regularizer", "regularizers", "regularization"), ("regularize",)),
+    **dict.fromkeys(("sensealg", "sensitivity", "gradient"), ("adjoint",)),
     **dict.fromkeys(("tols", "tol", "rtols"), ("tolerances", "rtol")),
     **dict.fromkeys(("in_size", "in_features", "n_in"), ("inputs",)),
     **dict.fromkeys(("out_size", "out_features", "n_out"), ("outputs",)),

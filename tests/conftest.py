@@ -32,6 +32,15 @@ def julia_engine() -> None:
         pytest.skip(reason)
 
 
+@pytest.fixture
+def sensitivity(julia_engine: None) -> None:
+    """Julia with SciMLSensitivity.jl; skips where that is not installed."""
+    from pysciml.engines.julia import environment
+
+    if missing := environment.lacks("SciMLSensitivity", "sensitivity"):
+        pytest.skip(missing)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if JULIA_WANTED:
         return

@@ -18,7 +18,7 @@ Training has a way of its own, which needs no solver package: `pointwise.jl` (op
 `networks.jl`, `tape.jl` (graphs of both), `batch.jl` (their pieces on threads), `explicit_methods.jl`, `adaptive.jl` and
 `adjoint.jl` (solves that keep their error and stiffness estimates, differentiated), `integrand.jl` (what is integrated along
 with them), `noisy.jl` (the same with noise), `training.jl` (what Python calls), `optimizers.jl` (rules of Optimisers.jl),
-`regularizers.jl` and `layers.jl` (the same solves as Lux layers, for models written in Julia).
+`sensitivities.jl` (adjoints of SciMLSensitivity.jl), `regularizers.jl` and `layers.jl` (the same solves as Lux layers, for models written in Julia).
 """
 module PySciML
 
@@ -79,6 +79,7 @@ include("adjoint.jl")
 include("noisy.jl")
 include("training.jl")
 include("optimizers.jl")
+include("sensitivities.jl")
 include("regularizers.jl")
 include("layers.jl")
 include("workload.jl")

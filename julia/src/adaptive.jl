@@ -14,12 +14,18 @@ struct Record
     error::Vector{Float64}
     stiffness::Vector{Float64}
     taken::Vector{Float64}
+    slopes::Vector{Vector{Matrix{Float64}}}
 end
 
-Record() = Record(Float64[], Float64[], Int[], Bool[], Matrix{Float64}[], Matrix{Float64}[], Float64[], Float64[], Float64[])
+Record() = Record(
+    Float64[], Float64[], Int[], Bool[], Matrix{Float64}[], Matrix{Float64}[], Float64[], Float64[], Float64[],
+    Vector{Matrix{Float64}}[],
+)
 
 """
-    AdaptiveSolve(tape, method, rows, rtol, atol, max_steps; kinetic = 0.0, through_steps = false, integrand = nothing)
+    AdaptiveSolve(
+        tape, method, rows, rtol, atol, max_steps; kinetic = 0.0, through_steps = false, integrand = nothing, dense = false,
+    )
 
 A solve of `rows` members of a batch, which are one state with one step size, and buffers for it: after the first time, neither
 `solve!` nor `pull!` allocates (unless pieces of the batch go to several threads).
@@ -27,7 +33,7 @@ A solve of `rows` members of a batch, which are one state with one step size, an
 The first outputs of the tape are the derivatives of the states. Member `i` runs over the time `start[i] + length[i] * τ`.
 `kinetic` is what the mean square of the derivative is multiplied by in the integral that is kept; `integrand`, the tape of an
 [`Integrand`](@ref), adds to it. `through_steps` says whether step sizes are differentiated, rejected attempts included; else the
-derivative is that of the steps that were taken.
+derivative is that of the steps that were taken. `dense` keeps the slopes of all stages, for [`solution_at!`](@ref).
 
 Regularization by the estimates of a solver is that of Pal, Ma, Shah & Rackauckas, *Opening the Blackbox* (ICML 2021).
 """
@@ -38,6 +44,7 @@ mutable struct AdaptiveSolve{F}
     atol::Float64
     max_steps::Int
     through_steps::Bool
+    dense::Bool
     kinetic::Float64
     integrand::Union{Nothing, Integrand}
     # One step: the states and slopes of its stages, its error and that relative to the tolerance.
@@ -67,10 +74,10 @@ end
 
 AdaptiveSolve(
     tape::Tape, method::ExplicitMethod, rows::Integer, rtol, atol, max_steps; kinetic = 0.0, through_steps = false,
-    threaded = nothing, integrand = nothing,
+    threaded = nothing, integrand = nothing, dense = false,
 ) = AdaptiveSolve(
     BatchField(tape, rows, 1:tape.n_states, n_stages(method); threaded), method, (rows, tape.n_states), rtol, atol, max_steps;
-    kinetic, through_steps,
+    kinetic, through_steps, dense,
     integrand = integrand === nothing ? nothing : Integrand(integrand, rows, tape.n_states, n_stages(method)),
 )
 
@@ -82,14 +89,14 @@ A solve of states of that shape with any `field` that has `prepare!`, `slope!`, 
 """
 function AdaptiveSolve(
         field, method::ExplicitMethod, shape::NTuple{2, Int}, rtol, atol, max_steps; kinetic = 0.0, through_steps = false,
-        integrand = nothing,
+        integrand = nothing, dense = false,
     )
     stages = n_stages(method)
     many() = [zeros(shape) for _ in 1:stages]
     one() = zeros(shape)
     return AdaptiveSolve(
-        field, method, rtol, atol, max_steps, through_steps, kinetic, integrand, many(), many(), one(), one(), zeros(stages),
-        many(), many(), one(), one(), one(), one(), Float64[], Record(), 0.0, 1.0, true, 0, 0, 0, 0, 0.0, false,
+        field, method, rtol, atol, max_steps, through_steps, dense, kinetic, integrand, many(), many(), one(), one(),
+        zeros(stages), many(), many(), one(), one(), one(), one(), Float64[], Record(), 0.0, 1.0, true, 0, 0, 0, 0, 0.0, false,
     )
 end
 
@@ -244,11 +251,13 @@ function write!(s::AdaptiveSolve, t, h, saved, keep, error, stiffness, used)
         push!(r.kept, false)
         push!(r.y, similar(s.y0))
         push!(r.slope, similar(s.y0))
+        s.dense && push!(r.slopes, [similar(s.y0) for _ in s.slopes])
     end
     r.t[k], r.h[k], r.saved[k], r.kept[k] = t, h, saved, keep
     r.error[k], r.stiffness[k], r.taken[k] = keep ? (error, stiffness, used) : (0.0, 0.0, 0.0)
     copyto!(r.y[k], s.inner[1])
     copyto!(r.slope[k], s.slopes[1])
+    s.dense && foreach(copyto!, r.slopes[k], s.slopes)
     return nothing
 end
 
@@ -257,4 +266,18 @@ function within!(s::AdaptiveSolve, t::Float64, h::Float64, time::Float64)
     interpolate!(s.weights, s.method, (time - t) / h)
     combine!(s.work, s.weights, s.slopes, n_stages(s.method))
     return from_start!(s.work, s.inner[1], h)
+end
+
+"""
+    solution_at!(out, s, t)
+
+The solution of the last `solve!`, which was `dense`, at any time of its span.
+"""
+function solution_at!(out::AbstractArray, s::AdaptiveSolve, t::Float64)
+    r = s.record
+    i = clamp(searchsortedlast(view(r.t, 1:s.count), t), 1, s.count)
+    h = r.taken[i]
+    interpolate!(s.weights, s.method, (t - r.t[i]) / h)
+    combine!(s.work, s.weights, r.slopes[i], n_stages(s.method))
+    return copyto!(out, from_start!(s.work, r.y[i], h))
 end

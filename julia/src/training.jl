@@ -28,8 +28,8 @@ end
 
 adaptive_solve(
     tape::Tape, method::String, rows::Int, rtol::Float64, atol::Float64, max_steps::Int, through_steps::Bool,
-    integrand::Union{Nothing, Tape} = nothing,
-) = AdaptiveSolve(tape, explicit_method(method), rows, rtol, atol, max_steps; through_steps, integrand)
+    integrand::Union{Nothing, Tape} = nothing, dense::Bool = false,
+) = AdaptiveSolve(tape, explicit_method(method), rows, rtol, atol, max_steps; through_steps, integrand, dense)
 
 "See [`set!`](@ref)."
 function set_integrand_at!(s::AdaptiveSolve, weights::Int, noise::Int)

@@ -39,6 +39,7 @@ _FOR_TRAINING: dict[str, Any] = {
     "checkpoint": None,
     "checkpoint_every": 50,
     "trajectories": None,
+    "adjoint": None,
 }
 
 
@@ -69,6 +70,7 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
     trajectories: int | None = None,
+    adjoint: Any = None,
     max_evaluations: int | None = None,
     tolerance: float = 1e-10,
     alg: str | None = None,
@@ -162,6 +164,22 @@ def fit(
         exists, the training goes on from it, bit for bit as if it had never stopped.
     trajectories : int, default 100
         Training of stochastic problems. How many paths are simulated for each update.
+    adjoint : str or diffrax adjoint, optional
+        Training of ordinary differential equations. By what the solution is differentiated. By
+        default by the discrete adjoint: back through the steps that were taken, which are computed
+        once more, so that gradients are those of the numerical solution to rounding. Otherwise, with
+        ``engine="jax"``, by one of diffrax's, which take the same steps: ``"RecursiveCheckpointAdjoint"``
+        (less memory on long solves), ``"DirectAdjoint"``, ``"ForwardMode"`` (for a few numbers),
+        ``"BacksolveAdjoint"`` (continuous, inexact), or an object, such as
+        ``diffrax.RecursiveCheckpointAdjoint(checkpoints=16)``. With ``engine="julia"``, by a
+        continuous one of SciMLSensitivity's along the same solution: ``"InterpolatingAdjoint"``,
+        ``"GaussAdjoint"``, ``"GaussKronrodAdjoint"``, ``"QuadratureAdjoint"``, ``"BacksolveAdjoint"``;
+        ``pysciml julia setup --sensitivity`` installs them. Options are written as with algorithms,
+        ``"InterpolatingAdjoint(checkpointing = true)"``. A continuous adjoint solves an equation of
+        its own to the tolerances of the fit; its gradients differ from those of the steps by about
+        as much. `ErrorEstimate` and `StiffnessEstimate` need the default; all other regularizers
+        go with every adjoint (Pal et al., ICML 2023, for the local ones; Kidger, *On Neural
+        Differential Equations*, 2021, chapter 5, and Ma et al., arXiv:1812.01892, on which to take).
     max_evaluations : int, optional
         Least squares. Most points to try; by default 100 for each estimate.
     tolerance : float

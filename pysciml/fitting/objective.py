@@ -16,7 +16,8 @@ from pysciml.engines.jax.lower import lower
 from pysciml.fitting.windows import Windows
 from pysciml.graph import Model
 from pysciml.neural import terms
-from pysciml.neural.adaptive import Setting, method, solve
+from pysciml.neural.adaptive import Setting, method
+from pysciml.neural.adjoints import solve
 from pysciml.neural.regularizers import Regularizer
 
 
@@ -85,6 +86,8 @@ class Objective:
         How much gaps between windows count.
     spread : array, shape (n_states,)
         The scale of each state, for gaps.
+    adjoint : object, optional
+        By what it is differentiated; by default through the steps taken.
     """
 
     model: Model
@@ -97,6 +100,7 @@ class Objective:
     atol: float
     continuity: float
     spread: Array
+    adjoint: Any = None
 
     def field(self) -> Callable[[Any, Any, Any], Any]:
         """The right-hand side of all windows over relative time: y (n_windows, n), params (p, start, length)."""
@@ -115,7 +119,8 @@ class Objective:
         ``fine`` of the finest windows, whose first states ``theta`` has, make one of these.
         """
         regularizers = tuple(self.regularizers) if train else ()
-        how = terms.setting_for(Setting(method(self.algorithm), self.rtol, self.atol, capacity), regularizers)
+        plain = Setting(method(self.algorithm), self.rtol, self.atol, capacity, adjoint=self.adjoint)
+        how = terms.setting_for(plain, regularizers)
         field = terms.field_for(self.field(), regularizers)
         observe = lower(self.model.graph, "observed")
         n = len(self.model.states)
@@ -159,3 +164,19 @@ class Objective:
             return fit + gap + extra, Value(fit, extra, out.n_rhs, out.success, full)
 
         return loss
+
+
+def value_and_slope(loss: Callable[..., Any], forward: bool) -> Callable[..., Any]:
+    """``(theta, ...) -> ((total, Value), derivative by theta)`` of a loss, by reverse or by forward differentiation."""
+    if not forward:
+        return jax.value_and_grad(loss, has_aux=True)
+
+    def twice(theta: Any, *rest: Any) -> Any:
+        total, value = loss(theta, *rest)
+        return total, (total, value)
+
+    def both(theta: Any, *rest: Any) -> Any:
+        slope, found = jax.jacfwd(twice, has_aux=True)(theta, *rest)
+        return found, slope
+
+    return both

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from pysciml.engines.base import Array
-from pysciml.engines.julia.training import BatchSolve, Observer, Outcome, check_operations
+from pysciml.engines.julia.training import AdjointBatchSolve, BatchSolve, Observer, Outcome, check_operations
 from pysciml.errors import UnsupportedError
 from pysciml.fitting.objective import Layout, Value
 from pysciml.fitting.windows import Windows
@@ -62,6 +62,7 @@ class JuliaObjective:
     atol: float
     continuity: float
     spread: Array
+    adjoint: str | None = None
 
     def make(self, windows: Windows, fine: int, capacity: int, *, train: bool) -> Loss:
         """See `Objective.make`; the function also returns the derivative by ``theta`` where ``train``."""
@@ -78,8 +79,11 @@ class JuliaObjective:
         def loss(theta: Array, chosen: Any, coefficients: Array, key: Any) -> tuple[float, Value, Array | None]:
             members = len(chosen)
             if members not in solves:
-                solves[members] = BatchSolve(
-                    self.model, self.algorithm, members, self.rtol, self.atol, capacity, through_steps, along
+                how = self.model, self.algorithm, members, self.rtol, self.atol, capacity
+                solves[members] = (
+                    AdjointBatchSolve(self.adjoint, *how, along)
+                    if self.adjoint is not None and train
+                    else BatchSolve(*how, through_steps, along)
                 )
             solver = solves[members]
             u0, p, flat = self.layout.unpack(theta, self.u0, self.p)

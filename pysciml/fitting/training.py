@@ -100,10 +100,12 @@ def _check_problem(problem: Problem) -> None:
 
 
 def _check_julia(problem: Problem, options: TrainingOptions) -> None:
-    from pysciml.engines.julia.training import check
+    from pysciml.engines.julia.training import check, check_adjoint
     from pysciml.fitting.on_julia import check_regularizers
 
     check(problem.system.model)
+    if options.adjoint is not None:
+        check_adjoint()
     check_regularizers(problem.system.model, options.regularizers)
     get("julia")
 
@@ -155,16 +157,19 @@ class _Training:
             # What one engine began the other does not go on with: they round differently.
             *(("julia",) if self.on_julia else ()),
             *((self.optimizer.text,) if self.optimizer.text else ()),
+            *(("adjoint", options.adjoint.text) if options.adjoint else ()),
         )
         self.losses: dict[Any, Any] = {}
-        # An optax optimizer or a schedule given as an object is not part of the mark.
+        # An optax optimizer, a schedule or an adjoint given as an object is not, or not all, part of the mark.
         given = options.optimizer is not None or callable(options.learning_rate)
+        given = given or (options.adjoint is not None and options.adjoint.given)
         self.key = (self.mark, id(self) if given else 0)
 
     def _objective(self, model: Any, u0: Array, p: Array, spread: Array) -> Any:
         """What is minimized, for this kind of problem on this engine."""
         o = self.options
         shared = model, u0, p, self.layout, o.regularizers
+        adjoint = None if o.adjoint is None else o.adjoint.value
         if self.stochastic:
             if self.on_julia:
                 from pysciml.fitting import moments_on_julia
@@ -174,10 +179,10 @@ class _Training:
         if self.on_julia:
             from pysciml.fitting import on_julia
 
-            return on_julia.JuliaObjective(*shared, o.algorithm, o.rtol, o.atol, o.continuity, spread)
+            return on_julia.JuliaObjective(*shared, o.algorithm, o.rtol, o.atol, o.continuity, spread, adjoint)
         from pysciml.fitting.objective import Objective
 
-        return Objective(*shared, o.algorithm, o.rtol, o.atol, o.continuity, spread)
+        return Objective(*shared, o.algorithm, o.rtol, o.atol, o.continuity, spread, adjoint)
 
     # -- compiled functions ------------------------------------------------------------------------
 
@@ -193,17 +198,18 @@ class _Training:
         from pysciml.engines.jax.compiling import compiled
 
         def make() -> Callable[..., Any]:
-            import jax
             import jax.numpy as jnp
 
+            from pysciml.fitting.objective import value_and_slope
             from pysciml.fitting.optimizers import OptaxOptimizer
 
-            optimizer, windows = self.optimizer, self.stages[stage]
+            optimizer, windows, adjoint = self.optimizer, self.stages[stage], self.options.adjoint
             assert isinstance(optimizer, OptaxOptimizer)
             loss = self.objective.make(windows, self.stages[0].n // windows.n, capacity, train=True)
+            differentiated = value_and_slope(loss, adjoint is not None and adjoint.forward)
 
             def step(theta: Any, leaves: Any, chosen: Any, coefficients: Any, random: Any) -> Any:
-                (total, value), slope = jax.value_and_grad(loss, has_aux=True)(theta, chosen, coefficients, random)
+                (total, value), slope = differentiated(theta, chosen, coefficients, random)
                 fine = value.success & jnp.isfinite(total) & jnp.isfinite(slope).all()
                 return *optimizer.change(theta, leaves, slope), value, fine
 

@@ -14,6 +14,7 @@ import xarray as xr
 from pysciml.engines.base import Array
 from pysciml.engines.julia.optimizers import is_rule
 from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.fitting.adjoints import Adjoint, engine_of, read_adjoint
 from pysciml.fitting.inputs import Observations, read_data
 from pysciml.hints import did_you_mean
 from pysciml.neural.adaptive import METHODS
@@ -51,6 +52,8 @@ class TrainingOptions:
         One of them is given: the other is None or empty.
     by_rule : bool
         Whether the optimizer is a rule of Optimisers.jl, which Julia knows.
+    adjoint : Adjoint or None
+        None: the discrete adjoint of the engine's own steps.
     """
 
     regularizers: tuple[Regularizer, ...]
@@ -73,6 +76,7 @@ class TrainingOptions:
     progress: bool
     trajectories: int
     engine: str
+    adjoint: Adjoint | None
 
 
 def integer(name: str, value: Any, least: int = 1) -> int:
@@ -127,6 +131,9 @@ def read_options(given: Mapping[str, Any], stochastic: bool) -> TrainingOptions:
             "engine='jax' a name without a dot, or an optax optimizer",
             engine="jax",
         )
+    engine = given["engine"]
+    if engine == "auto":
+        engine = "julia" if by_rule else engine_of(given["adjoint"]) or ENGINES[0]
     patience = given["patience"]
     path = given["checkpoint"]
     if path is not None and not isinstance(path, (str, Path)):
@@ -160,7 +167,8 @@ def read_options(given: Mapping[str, Any], stochastic: bool) -> TrainingOptions:
         max_steps=integer("max_steps", given["max_steps"]),
         progress=given["progress"],
         trajectories=100 if given["trajectories"] is None else integer("trajectories", given["trajectories"], 2),
-        engine=("julia" if by_rule else ENGINES[0]) if given["engine"] == "auto" else given["engine"],
+        engine=engine,
+        adjoint=read_adjoint(given["adjoint"], engine, regularizers, stochastic, by_rule),
     )
 
 

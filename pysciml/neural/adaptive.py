@@ -25,8 +25,9 @@ Field = Callable[[Any, Any, Any], Any]
 
 #: Half the length of the real stability interval, by which SciML scales the stiffness estimate.
 _STABILITY: Final = {"Tsit5": 3.5068, "DP5": 3.3066, "BS3": 2.5127}
-_CLASSES: Final = {"Tsit5": "Tsit5", "DP5": "Dopri5", "BS3": "Bosh3"}
-METHODS: Final = tuple(_CLASSES)
+#: What diffrax calls the methods.
+CLASSES: Final = {"Tsit5": "Tsit5", "DP5": "Dopri5", "BS3": "Bosh3"}
+METHODS: Final = tuple(CLASSES)
 
 #: The step size controller: diffrax's and Hairer's defaults.
 _SAFETY: Final = 0.9
@@ -65,7 +66,7 @@ class Method:
 
 def method(name: str) -> Method:
     """The method of that name, one of `METHODS`."""
-    solver = getattr(diffrax, _CLASSES[name])()
+    solver = getattr(diffrax, CLASSES[name])()
     tableau = solver.tableau
     assert tableau.fsal
     return Method(
@@ -93,6 +94,10 @@ class Setting:
     through_steps : bool
         Whether step sizes are differentiated, too, rejected attempts included. Then the derivative is that of the
         whole adaptive solve; else that of the steps that were taken.
+    adjoint : diffrax adjoint, optional
+        By which `pysciml.neural.adjoints.solve` differentiates, instead.
+    local : bool
+        Whether steps are sampled, so that an adjoint must record them.
     """
 
     method: Method
@@ -101,10 +106,12 @@ class Setting:
     max_steps: int = 256
     quadrature: bool = False
     through_steps: bool = False
+    adjoint: Any = None
+    local: bool = False
 
 
 class Record(NamedTuple):
-    """What is kept of every step: where it began. Not differentiable."""
+    """What is kept of every step: where it began. Not differentiable; the slope may be None, not kept."""
 
     t: Any
     h: Any
@@ -166,7 +173,8 @@ def _safe_norm(x: Any) -> Any:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
-def _evaluate(how: Setting, field: Field, t: Any, y: Any, params: Any) -> tuple[Any, Any]:
+def evaluate(how: Setting, field: Field, t: Any, y: Any, params: Any) -> tuple[Any, Any]:
+    """The slope, and the number to integrate along or None."""
     if how.quadrature:
         return field(t, y, params)
     return field(t, y, params), None
@@ -194,7 +202,7 @@ def one_step(how: Setting, field: Field, t: Any, h: Any, y: Any, slope: tuple[An
     for row, c in zip(m.a, m.c, strict=True):
         before = inner
         inner = y + h * _combine(row, slopes)
-        k, g = _evaluate(how, field, t + c * h, inner, params)
+        k, g = evaluate(how, field, t + c * h, inner, params)
         slopes.append(k)
         numbers.append(g)
     error = h * _combine(m.b_error, slopes)
@@ -215,7 +223,7 @@ def first_step(how: Setting, field: Field, t: Any, end: Any, y: Any, slope: Any,
     small = (size < 1e-5) | (speed < 1e-5)
     h = jnp.where(small, 1e-6, 0.01 * size / jnp.where(small, 1.0, speed))
     h = jnp.minimum(h, end - t)
-    moved, _ = _evaluate(how, field, t + h, y + h * slope, params)
+    moved, _ = evaluate(how, field, t + h, y + h * slope, params)
     bend = _safe_norm((moved - slope) / scale) / h
     largest = jnp.maximum(speed, bend)
     flat = largest <= 1e-15
@@ -225,14 +233,14 @@ def first_step(how: Setting, field: Field, t: Any, end: Any, y: Any, slope: Any,
     return jnp.minimum(100 * h, better)
 
 
-def _factor(how: Setting, error: Any) -> Any:
+def step_factor(how: Setting, error: Any) -> Any:
     """By what the step size changes after an error."""
     safe = jnp.where(error > 1e-12, error, 1.0)
     wanted = jnp.where(error > 1e-12, _SAFETY * safe ** (-1 / how.method.order), _LARGEST_FACTOR)
     return jnp.clip(jnp.where(jnp.isfinite(error), wanted, _SMALLEST_FACTOR), _SMALLEST_FACTOR, _LARGEST_FACTOR)
 
 
-def _used(t: Any, h: Any, end: Any) -> Any:
+def used_step(t: Any, h: Any, end: Any) -> Any:
     """The step to the end, where one of length ``h`` would leave less than a sliver."""
     return jnp.where(t + 1.000001 * h >= end, end - t, h)
 
@@ -260,7 +268,7 @@ def _forward(how: Setting, field: Field, params: Any, y0: Any, span: tuple[Any, 
     """Solve, and record every step (every attempt, where step sizes are differentiated)."""
     start, end = span
     n, count = how.max_steps, times.shape[0]
-    k0, g0 = _evaluate(how, field, start, y0, params)
+    k0, g0 = evaluate(how, field, start, y0, params)
     h = first_step(how, field, start, end, y0, k0, params) if dt is None else jnp.asarray(dt, y0.dtype)
     zero = jnp.zeros((), dtype=y0.dtype)
     whole = jnp.asarray(0)
@@ -300,12 +308,12 @@ def _forward(how: Setting, field: Field, params: Any, y0: Any, span: tuple[Any, 
         return (c.t < end) & (c.count < n) & ~c.failed
 
     def body(c: _Carry) -> _Carry:
-        h = _used(c.t, c.h, end)
+        h = used_step(c.t, c.h, end)
         done = one_step(how, field, c.t, h, c.y, c.slope, params)
         finite = jnp.isfinite(done.y).all()
         error = jnp.where(finite & jnp.isfinite(done.error), done.error, jnp.inf)
         keep = error <= 1
-        factor = _factor(how, error)
+        factor = step_factor(how, error)
         reached = jnp.where(c.t + h >= end, end, c.t + h)
         write = keep | how.through_steps
         slot = jnp.where(write, c.count, n)
@@ -364,7 +372,7 @@ def _forward(how: Setting, field: Field, params: Any, y0: Any, span: tuple[Any, 
 
 
 def _last_number(how: Setting, field: Field, t: Any, done: Stepped, params: Any) -> Any:
-    return _evaluate(how, field, t, done.y, params)[1] if how.quadrature else None
+    return evaluate(how, field, t, done.y, params)[1] if how.quadrature else None
 
 
 def _save(how: Setting, c: _Carry, done: Stepped, h: Any, times: Any, reached: Any) -> tuple[Any, Any]:
@@ -447,14 +455,14 @@ def _backward(
     n_save = times.shape[0]
 
     def attempt(keep: Any, y: Any, slope: Any, t: Any, h: Any, params: Any) -> Any:
-        used = _used(t, h, end)
+        used = used_step(t, h, end)
         if not how.through_steps:
             t, h, used = jax.lax.stop_gradient((t, h, used))
         done = one_step(how, field, t, used, y, slope, params)
         last = (done.slopes[-1], _last_number(how, field, t + used, done, params))
         if not how.through_steps:
             return done.y, last, t, h, done.error, done.stiffness, used, done.integral, _stack(done, n_save)
-        factor = _factor(how, done.error)
+        factor = step_factor(how, done.error)
         shrunk = jnp.where(keep, factor, jnp.minimum(factor, 1.0)) * used
         following = jnp.where(keep & (used < h), jnp.maximum(shrunk, h), shrunk)
         zero = jnp.zeros_like(used)
@@ -473,7 +481,7 @@ def _backward(
     def saves(i: Any, y: Any, slopes: Any, t: Any, h: Any, y_bar: Any) -> tuple[Any, ...]:
         """What the saved values within step ``i`` pass on to its start, its slopes and its size."""
         until = jnp.where(i + 1 < count, record.saved[jnp.minimum(i + 1, how.max_steps - 1)], n_save)
-        used = _used(t, h, end)
+        used = used_step(t, h, end)
 
         def add(j: Any, total: tuple[Any, ...]) -> tuple[Any, ...]:
             def value(y: Any, slopes: Any, t: Any, used: Any) -> Any:
@@ -515,7 +523,7 @@ def _backward(
     _, y_bar, slope_bar, _, h_bar, params_bar = jax.lax.while_loop(lambda c: c[0] >= 0, back, carry)
 
     def begin(y: Any, params: Any) -> Any:
-        slope = _evaluate(how, field, span[0], y, params)
+        slope = evaluate(how, field, span[0], y, params)
         guess = zero
         if guessed and how.through_steps:
             guess = first_step(how, field, span[0], end, y, slope[0], params)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from pysciml.errors import ProblemError
 from pysciml.neural import noisy_terms, terms
-from pysciml.neural.adaptive import METHODS, Outcome, Setting, method, solve
+from pysciml.neural.adaptive import METHODS, Outcome, Setting, method
+from pysciml.neural.adjoints import solve
 from pysciml.neural.regularizers import Regularizer, read_regularizers
 from pysciml.neural.stochastic import NoisySetting, solve_noisy
 from pysciml.problem import number

@@ -140,8 +140,9 @@ class StiffnessEstimate(Regularizer):
 class LocalErrorEstimate(Regularizer):
     r"""The error estimate of one step at a random time: :math:`E |h|` (Pal et al. 2023, *Locally Regularized*).
 
-    The state there is taken as given; only the one step is differentiated, which costs next to
-    nothing and works with any way of differentiating the solve.
+    The state there is taken as given, as in the papers' code; only the one step is differentiated,
+    which costs next to nothing and works with any way of differentiating the solve (``adjoint`` of
+    `fit`).
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import jet
 
-from pysciml.neural.adaptive import Field, Outcome, Setting, one_step
+from pysciml.neural.adaptive import Field, Outcome, Setting, evaluate, one_step
 from pysciml.neural.regularizers import (
     ErrorEstimate,
     JacobianNorm,
@@ -33,6 +33,7 @@ def setting_for(how: Setting, regularizers: Sequence[Regularizer]) -> Setting:
         how,
         quadrature=any(isinstance(r, _INTEGRATED) for r in regularizers),
         through_steps=how.through_steps or any(getattr(r, "through_steps", False) for r in regularizers),
+        local=any(isinstance(r, _LOCAL) for r in regularizers),
     )
 
 
@@ -136,7 +137,8 @@ def local(how: Setting, field: Field, out: Outcome, end: Any, given: Any, key: A
         i = jnp.max(jnp.where(begins <= time, jnp.arange(how.max_steps), 0))
         # The step that contains the time, cut off there, leads from its record to the state.
         short = jnp.maximum(time - t[i], 0.0)
-        start = one_step(how, field, t[i], short, y[i], jax.tree.map(lambda s: s[i], slope), given).y
+        slope_there = evaluate(how, field, t[i], y[i], given) if slope is None else jax.tree.map(lambda s: s[i], slope)
+        start = one_step(how, field, t[i], short, y[i], slope_there, given).y
         start = jax.lax.stop_gradient(start)
     else:
         i = jax.random.randint(key, (), 0, jnp.maximum(out.n_records, 1))

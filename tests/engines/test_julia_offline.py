@@ -181,9 +181,9 @@ def test_the_command_line_shows_the_state(no_julia: Path, capsys: pytest.Capture
     assert "image" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("cuda", [False, True])
-def test_packages_for_gpus_are_installed_where_they_are_asked_for(
-    no_julia: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool
+@pytest.mark.parametrize("asked", [(), ("cuda",), ("sensitivity",), ("cuda", "sensitivity")])
+def test_packages_for_gpus_and_adjoints_are_installed_where_they_are_asked_for(
+    no_julia: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...]
 ) -> None:
     ran: list[list[str]] = []
 
@@ -193,8 +193,17 @@ def test_packages_for_gpus_are_installed_where_they_are_asked_for(
 
     monkeypatch.setattr(setup, "_find_julia", lambda folder, progress: (sys.executable, "1.10.8"))
     monkeypatch.setattr(setup.subprocess, "run", run)
-    assert cli.main(["julia", "setup", *(["--cuda"] if cuda else [])]) == 0
-    assert ("cuda" in ran[0]) == cuda
+    assert cli.main(["julia", "setup", *(f"--{name}" for name in asked)]) == 0
+    assert tuple(name for name in ("cuda", "sensitivity") if name in ran[0]) == asked
+
+
+def test_an_adjoint_needs_its_package(no_julia: Path) -> None:
+    make_environment(no_julia)
+    assert environment.lacks("SciMLSensitivity", "sensitivity") == (
+        "the Julia package SciMLSensitivity is not installed: run `pysciml julia setup --sensitivity`"
+    )
+    (no_julia / "environment" / "Manifest.toml").write_text("[[deps.SciMLSensitivity]]\n")
+    assert environment.lacks("SciMLSensitivity", "sensitivity") == ""
 
 
 def test_a_gpu_needs_its_packages(no_julia: Path) -> None:

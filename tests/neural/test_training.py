@@ -49,22 +49,24 @@ def test_it_learns_an_unknown_right_hand_side():
 
 
 ENGINES = [
-    ("jax", "adam"),
-    pytest.param("julia", "adam", marks=pytest.mark.julia),
-    pytest.param("julia", "Optimisers.AdaBelief", marks=pytest.mark.julia),
+    ("jax", "adam", None),
+    ("jax", "adam", "RecursiveCheckpointAdjoint"),
+    pytest.param("julia", "adam", None, marks=pytest.mark.julia),
+    pytest.param("julia", "Optimisers.AdaBelief", None, marks=pytest.mark.julia),
+    pytest.param("julia", "adam", "InterpolatingAdjoint", marks=pytest.mark.julia),
 ]
 
 
-@pytest.mark.parametrize(("engine", "optimizer"), ENGINES)
-def test_a_killed_fit_goes_on_bit_for_bit(tmp_path, engine, optimizer, request):
+@pytest.mark.parametrize(("engine", "optimizer", "adjoint"), ENGINES)
+def test_a_killed_fit_goes_on_bit_for_bit(tmp_path, engine, optimizer, adjoint, request):
     if engine == "julia":
-        request.getfixturevalue("julia_engine")
-    options = {**scope["options"], "engine": engine, "optimizer": optimizer}
+        request.getfixturevalue("julia_engine" if adjoint is None else "sensitivity")
+    options = {**scope["options"], "engine": engine, "optimizer": optimizer, "adjoint": adjoint}
     path = tmp_path / "fit.npz"
     whole = ps.fit(problem, data, epochs=40, checkpoint=tmp_path / "whole.npz", **options)
     code = SETUP + (
         f"import sys; ps.fit(problem, data, epochs=100_000, checkpoint={str(path)!r}, checkpoint_every=3, "
-        f"engine={engine!r}, optimizer={optimizer!r}, **options)"
+        f"engine={engine!r}, optimizer={optimizer!r}, adjoint={adjoint!r}, **options)"
     )
     child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2])
     try:

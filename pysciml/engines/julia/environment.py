@@ -72,6 +72,25 @@ def lacking(project: str, packages: tuple[str, ...]) -> list[str]:
     return [name for name in packages if not any(f"[[deps.{name}]]" in text for text in manifests)]
 
 
+def lacks(package: str, option: str) -> str:
+    """A sentence that the environment has no such package, and how to add it; empty where it has.
+
+    Parameters
+    ----------
+    option : str
+        Of `pysciml julia setup`, which installs the package.
+    """
+    found = find()
+    if isinstance(found, str):
+        return found
+    if not lacking(found.project, (package,)):
+        return ""
+    command = f"{SETUP} --{option}"
+    if named("EXE")[1] and named("PROJECT")[1]:
+        command = f"{found.executable} --project={found.project} -e 'using Pkg; Pkg.add(\"{package}\")'"
+    return f"the Julia package {package} is not installed: run `{command}`"
+
+
 _NAMES: Final = (
     "PYSCIML_JULIA_HOME",
     *(f"PYTHON_{owner}_{what}" for owner in ("JULIACALL", "JULIAPKG") for what in ("EXE", "PROJECT")),

@@ -59,7 +59,9 @@ def status() -> Status:
     return Status(True, "", found.executable, found.project, found.julia, package)
 
 
-def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print) -> Environment:
+def setup(
+    cuda: bool = False, sysimage: bool = False, progress: Progress = print, *, sensitivity: bool = False
+) -> Environment:
     """Install Julia where there is none, and the packages of the engine; compile them.
 
     It can be interrupted and repeated: what is there already is not done again. The output of
@@ -73,6 +75,8 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
         An image for a faster start: not in this version.
     progress : callable
         Called with one line for every step.
+    sensitivity : bool
+        Also SciMLSensitivity.jl, for the adjoints of `pysciml.fit`.
 
     Returns
     -------
@@ -105,7 +109,8 @@ def setup(cuda: bool = False, sysimage: bool = False, progress: Progress = print
     project = folder / "environment"
     project.mkdir(exist_ok=True)
     progress(f"installing and compiling packages into {project}")
-    _run(executable, project, package, cuda)
+    more = [name for name, wanted in (("cuda", cuda), ("sensitivity", sensitivity)) if wanted]
+    _run(executable, project, package, more)
     found = Environment(executable, str(project), version)
     _write_marker(folder / MARKER, found)
     progress("done: ps.solve(problem) now uses Julia")
@@ -144,7 +149,7 @@ def _offline() -> bool:
     return os.environ.get("PYTHON_JULIAPKG_OFFLINE", "").lower() in ("yes", "true", "1")
 
 
-def _run(executable: str, project: Path, package: Path, cuda: bool) -> None:
+def _run(executable: str, project: Path, package: Path, more: list[str]) -> None:
     command = [
         executable,
         "--startup-file=no",
@@ -152,7 +157,7 @@ def _run(executable: str, project: Path, package: Path, cuda: bool) -> None:
         str(package / "setup.jl"),
         str(package),
         metadata.version("juliacall"),
-        *(["cuda"] if cuda else []),
+        *more,
     ]
     variables = dict(os.environ)
     variables.setdefault("JULIA_CONDAPKG_BACKEND", "Null")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from pysciml.engines.base import Array
-from pysciml.engines.julia import bridge
+from pysciml.engines.julia import bridge, environment
 from pysciml.engines.julia.tapes import OPERATIONS, address, floats, send_tape, whole
-from pysciml.errors import UnsupportedError
+from pysciml.errors import EngineUnavailableError, UnsupportedError
 from pysciml.graph import Graph, Model, ops
 
 
@@ -35,6 +35,13 @@ def check_operations(graph: Graph) -> None:
     if missing:
         names = ", ".join(ops.OPS[code].name for code in missing)
         raise UnsupportedError(f"training with engine='julia' does not know {names}; engine='jax' may", engine="julia")
+
+
+def check_adjoint() -> None:
+    """Refuse where the package that has the adjoints is not there, with what installs it."""
+    missing = environment.lacks("SciMLSensitivity", "sensitivity")
+    if missing:
+        raise EngineUnavailableError(f"adjoint=: {missing}; without it the steps are differentiated", engine="julia")
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,8 @@ class BatchSolve(_Solve):
         See `pysciml.neural.adaptive.Setting`.
     integrand : Graph, optional
         What to integrate along; see `pysciml.neural.integrands.integrand`.
+    dense : bool
+        Whether the solution is kept between the steps, too.
     """
 
     def __init__(
@@ -108,6 +117,8 @@ class BatchSolve(_Solve):
         max_steps: int,
         through_steps: bool = False,
         integrand: Graph | None = None,
+        *,
+        dense: bool = False,
     ) -> None:
         super().__init__(
             bridge.julia().adaptive_solve(
@@ -119,6 +130,7 @@ class BatchSolve(_Solve):
                 int(max_steps),
                 through_steps,
                 None if integrand is None else send_tape(integrand, ("integrand",)),
+                dense,
             )
         )
         self._n, self._members = len(model.states), members
@@ -202,6 +214,57 @@ class BatchSolve(_Solve):
             self._handle, uniform, float(where), float(error_bar), float(stiffness_bar)
         )
         return float(error), float(stiffness)
+
+
+class AdjointBatchSolve(BatchSolve):
+    """As `BatchSolve`, but `pull` is by an adjoint of SciMLSensitivity.jl; see ``julia/src/sensitivities.jl``.
+
+    Parameters
+    ----------
+    adjoint : str
+        Such as ``"GaussAdjoint"``.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If SciMLSensitivity.jl is not installed.
+    """
+
+    def __init__(
+        self,
+        adjoint: str,
+        model: Model,
+        algorithm: str,
+        members: int,
+        rtol: float,
+        atol: float,
+        max_steps: int,
+        integrand: Graph | None = None,
+    ) -> None:
+        super().__init__(model, algorithm, members, rtol, atol, max_steps, False, integrand, dense=True)
+        check_adjoint()
+        self._module.load_package("SciMLSensitivity")
+        self._adjoint = self._module.adjoint(adjoint, algorithm)
+        self._by_parameters = np.zeros(model.n_params)
+
+    def pull(
+        self, ys_bar: Array, y1_bar: Array, error_bar: Array, stiffness_bar: Array, h_bar: Array, integral_bar: float
+    ) -> Array:
+        """See `BatchSolve.pull`; the solution has no derivatives by its steps, whose adjoints are not read."""
+        y0_bar = np.empty((self._n, self._members))
+        arrays = floats(ys_bar), floats(y1_bar)
+        assert arrays[0].shape == (self._n_save, *y0_bar.shape)
+        assert arrays[1].shape == y0_bar.shape
+        self._module.pull_by_adjoint_at_b._jl_call_nogil(
+            self._handle, self._adjoint, address(y0_bar), address(self._by_parameters), *map(address, arrays),
+            float(integral_bar),
+        )  # fmt: skip
+        return y0_bar
+
+    def add_by_parameters(self, p_bar: Array) -> None:
+        """See `BatchSolve.add_by_parameters`."""
+        p_bar += self._by_parameters
+        super().add_by_parameters(p_bar)
 
 
 class Observer:

@@ -1,0 +1,32 @@
+# The derivative of a solve by an adjoint of SciMLSensitivity.jl, in place of that of the steps that were taken.
+
+"""
+    adjoint(text, method)
+
+The adjoint that a text names, such as `GaussAdjoint` or `BacksolveAdjoint(checkpointing = false)`, whose own equations are
+solved with the method of that name. Needs SciMLSensitivity.jl, as what follows does.
+"""
+function adjoint end
+
+"""
+    pull_by_adjoint!(y0_bar, p_bar, s, adjoint, ys_bar, y1_bar, integral_bar)
+
+What [`pull!`](@ref) does, by an [`adjoint`](@ref): from derivatives by the results of the last `solve!`, which was `dense` (the
+solution at its times, its end, and its integral), to those by the initial state and the parameters. Both are NaN where the
+adjoint's equations could not be solved.
+
+There is none by error and stiffness estimates: a continuous adjoint is that of the solution, and has no steps.
+"""
+function pull_by_adjoint! end
+
+"See [`pull_by_adjoint!`](@ref)."
+function pull_by_adjoint_at!(
+        s::AdaptiveSolve, adjoint, y0_bar::Int, p_bar::Int, ys_bar::Int, y1_bar::Int, integral_bar::Float64,
+    )
+    rows, n = s.field.rows, s.field.tape.n_states
+    pull_by_adjoint!(
+        array_at(y0_bar, rows, n), array_at(p_bar, s.field.tape.n_params), s, adjoint, array_at(ys_bar, rows, n, length(s.times)),
+        array_at(y1_bar, rows, n), integral_bar,
+    )
+    return nothing
+end
