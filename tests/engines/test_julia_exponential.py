@@ -177,6 +177,24 @@ def test_values_at_the_sides_that_move() -> None:
     np.testing.assert_allclose(solve(problem, "HochOst4", dt=0.005, saveat=[1.0]).w, other.w, atol=1e-7)
 
 
+def test_large_matrices_are_applied_in_krylov_subspaces() -> None:
+    problem = diffusing(cells=1100)
+    options: dict[str, Any] = {"dt": 1e-3, "saveat": [0.01]}
+    short = problem.remake(tspan=(0, 0.01))
+    sol = solve(short, "ETDRK4", **options)
+    assert sol.attrs["algorithm"] == "ETDRK4(krylov=true)"
+    exact = ps.solve(short, "QNDF", engine="jax", rtol=1e-9, atol=1e-10, saveat=[0.01])
+    np.testing.assert_allclose(sol.w, exact.w, atol=1e-6)
+    with pytest.raises(UnsupportedError, match="HochOst4 takes at most 1000 states"):
+        solve(short, "HochOst4", **options)
+
+
+def test_a_subspace_that_is_too_small_is_refused() -> None:
+    rough = diffusing(start=sp.sin(37 * sp.pi * X) + sp.exp(-100 * X) * X)
+    with pytest.raises(UnsupportedError, match="in a Krylov subspace of m = 3 dimensions"):
+        solve(rough, "ETDRK4(krylov=true, m=3)", dt=0.1)
+
+
 def test_sweeps_have_matrices_of_their_own() -> None:
     values = np.array([0.01, 0.02, 0.05])
     options: dict[str, Any] = {"dt": 0.025, "saveat": [0.5, 1.0], "engine": "julia"}
