@@ -25,7 +25,7 @@ const FULL_STATES = 1_000
 function for_size(name::String, algorithm, model)
     (steps_modes(model, algorithm) || n_states(model) <= FULL_STATES || occursin("krylov", name)) && return name
     name_of(algorithm) == "HochOst4" &&
-        throw(ArgumentError("HochOst4 takes at most $FULL_STATES states, as it loses its order in Krylov subspaces: ETDRK4 keeps its own"))
+        throw(ArgumentError("HochOst4 takes at most $FULL_STATES states, as it loses its order in Krylov subspaces: take ETDRK4"))
     return with_option(name, "krylov=true")
 end
 
@@ -97,7 +97,7 @@ function linear_matrix(split::Split, algorithm, u0::Vec, p::Vec, t0::Float64)
     return takes_products(algorithm) ? A : Matrix(A)
 end
 
-"The right-hand side without the product of the matrix with the states: the explicit part, and what the implicit one is without states."
+"The right-hand side without the product of matrix and states: the explicit part, and what the implicit one is without states."
 function rest(model::Model, p::Vec, t0::Float64)
     implicit!, explicit! = model.split.implicit!, model.split.explicit!
     none, constant = zeros(n_states(model)), zeros(n_states(model))
