@@ -8,6 +8,7 @@ const SOLVERS = [
     "DelayDiffEq",
     "JumpProcesses",
     "OrdinaryDiffEq",
+    "OrdinaryDiffEqExponentialRK",
     "OrdinaryDiffEqFIRK",
     "OrdinaryDiffEqHighOrderRK",
     "OrdinaryDiffEqIMEXMultistep",

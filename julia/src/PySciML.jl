@@ -12,7 +12,8 @@ together), `algorithms.jl` (names to algorithms), `events.jl`, `jumps.jl`, `prob
 `solve.jl` (bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
 `static.jl` (small models out of place, on static vectors), `device.jl` (the same on a GPU),
 `memory.jl` (arrays from and to Python), `simplify.jl` (the way back from Symbolics), `fields.jl` (partial differential
-equations as loops), `workload.jl` (what is compiled beforehand).
+equations as loops), `modes.jl` (the same by their Fourier modes), `exponential.jl` (a linear part and the rest, for
+exponential methods), `workload.jl` (what is compiled beforehand).
 
 Training has a way of its own, which needs no solver package: `pointwise.jl` (operations on a batch, with derivatives),
 `networks.jl`, `tape.jl` (graphs of both), `batch.jl` (their pieces on threads), `explicit_methods.jl`, `adaptive.jl` and
@@ -36,6 +37,7 @@ using PrecompileTools: @compile_workload, workload_enabled
 using Random: Random, Xoshiro, randexp
 using RuntimeGeneratedFunctions: RuntimeGeneratedFunctions, RuntimeGeneratedFunction, drop_expr
 using SciMLBase: SciMLBase, CallbackSet, ContinuousCallback, DiscreteCallback, ODEFunction, ODEProblem, ReturnCode, init, step!, terminate!
+using SciMLOperators: SciMLOperators
 using SparseArrays: SparseArrays, SparseMatrixCSC, findnz, nnz, nonzeros, sparse
 using SparseMatrixColorings: GreedyColoringAlgorithm
 using SpecialFunctions: SpecialFunctions
@@ -68,6 +70,8 @@ include("device.jl")
 include("memory.jl")
 include("simplify.jl")
 include("fields.jl")
+include("modes.jl")
+include("exponential.jl")
 include("pointwise.jl")
 include("networks.jl")
 include("tape.jl")

@@ -24,6 +24,7 @@ const SOLVER_PACKAGES = [
     "OrdinaryDiffEqSymplecticRK" => "fa646aed-7ef9-47eb-84c4-9443fc8cbfa8",
     "OrdinaryDiffEqRKN" => "af6ede74-add8-4cfd-b1df-9a4dbb109d7a",
     "OrdinaryDiffEqIMEXMultistep" => "9f002381-b378-40b7-97a6-27a27c83f129",
+    "OrdinaryDiffEqExponentialRK" => "e0540318-69ee-4070-8777-9e2de6de23de",
     "StochasticDiffEq" => "789caeaf-c7a9-5a7d-9973-96adeb23e2a0",
     "StochasticDiffEqLowOrder" => "d15fe365-ce7f-450a-828a-7985bd5b681b",
     "StochasticDiffEqHighOrder" => "0520c28c-50fd-4d16-9c96-902fc80b3bab",
@@ -238,6 +239,9 @@ uses_jacobian(algorithm) =
 
 "The name of an algorithm as a user would write it."
 name_of(algorithm) = string(nameof(typeof(algorithm)))
+
+"The name of an algorithm with one more option."
+with_option(name, option) = endswith(name, ')') ? "$(chop(name)), $option)" : "$name($option)"
 
 "Whether solving a model with the algorithm of that name needs its Jacobian."
 wants_jacobian(model, name) = choice(String(name), model.kind).implicit

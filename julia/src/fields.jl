@@ -465,6 +465,7 @@ function copy_fields(model::Model)
     pattern === nothing || set_pattern!(made, pattern)
     parts = get(model.functions, :parts, nothing)
     parts === nothing || set_parts!(made, copy(parts[1]), copy(parts[2]), parts[3], model.split.moving)
+    made.modes = model.modes === nothing ? nothing : copy(model.modes)
     return made
 end
 

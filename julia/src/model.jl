@@ -53,13 +53,15 @@ mutable struct Model
     halves::Union{Nothing, Halves}
     "An implicit and an explicit part, for methods that want the right-hand side so."
     split::Union{Nothing, Split}
+    "The same by Fourier modes, for methods that take a linear part: a `ModalSplit`."
+    modes::Any
 
     Model(
         kind::Symbol, graph, rhs_nodes, differential, rhs!, rhs, events, jumps, pure, jacobian, time_gradient, noise, delays,
         functions, copies,
     ) = new(
         kind, graph, rhs_nodes, differential, rhs!, rhs, events, jumps, pure, jacobian, time_gradient, noise, delays, functions,
-        copies, nothing, nothing,
+        copies, nothing, nothing, nothing,
     )
 end
 

@@ -47,7 +47,7 @@ function arrays(integrator, saveat::Union{Nothing, Vec}, retcode::Symbol, halves
     finite = findfirst(k -> !all(isfinite, states[k]), 1:count)
     finite === nothing || (count = finite - 1)
     extra = retcode === :Terminated && (count == 0 || times[count] != integrator.t)
-    n = halves === nothing ? length(integrator.u) : sum(length, halves)
+    n = n_values(integrator.u, halves)
     t = Vec(undef, count + extra)
     u = Matrix{Float64}(undef, count + extra, n)
     for k in 1:count
@@ -63,6 +63,9 @@ function arrays(integrator, saveat::Union{Nothing, Vec}, retcode::Symbol, halves
     end
     return t, u
 end
+
+n_values(u, ::Nothing) = length(u)
+n_values(u, halves::Tuple) = sum(length, halves)
 
 "The first `count` states that were saved, in the order of the model."
 saved_states(saved::Vector{Vec}, ::Int, ::Nothing) = saved

@@ -13,8 +13,8 @@ mutable struct Run
     retcode::Symbol
     message::String
     seconds::Float64
-    "Which states the first and the second half of the integrator's are, where it has halves."
-    halves::Union{Nothing, Tuple{Vector{Int}, Vector{Int}}}
+    "Which states the first and the second half of the integrator's are, where it has halves; whose modes, where it has those."
+    halves::Any
     outcome::Tuple{Vec, Matrix{Float64}, Vec, Vector{Int}}
 end
 
@@ -50,7 +50,10 @@ struct Plan{A, O <: NamedTuple}
     algorithm::A
     times::Union{Nothing, Vec}
     with_jacobian::Bool
-    "The right-hand side whole, in the `halves` of the states, or `split` into an implicit and an explicit part."
+    """
+    The right-hand side whole, in the `halves` of the states, `split` into an implicit and an explicit part, or `semilinear`, in a
+    linear part and the rest.
+    """
     form::Symbol
     max_steps::Int
     options::O
@@ -86,7 +89,8 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     history = model.kind === :dde ? (; calck = true) : (;)
     steps = dt > 0 ? (; dt = copysign(Float64(dt), t1 - t0)) : (;)
     initial = all(model.differential) ? (;) : (; initializealg = SciMLBase.NoInit())
-    form = is_partitioned(chosen.algorithm) ? :halves : splits(chosen, model.split) ? :split : :whole
+    form = is_partitioned(chosen.algorithm) ? :halves : is_semilinear(chosen.algorithm) ? :semilinear :
+        splits(chosen, model.split) ? :split : :whole
     form === :halves && atol isa AbstractVector && throw(ArgumentError("$wanted takes one atol for all states"))
     form === :halves && model.halves === nothing && throw(ArgumentError("$wanted needs a model of positions and velocities"))
     if form === :split
@@ -97,6 +101,13 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     # method has the whole derivative at its ends, in which the implicit part magnifies every error. A line between two points
     # of a random path is no part of the path: its variance is too small.
     stops = (form !== :whole || model.kind === :sde) && times !== nothing ? (; tstops = times) : (;)
+    if form === :semilinear
+        wanted = for_size(wanted, chosen.algorithm, model)
+        chosen = choice(wanted, model.kind)
+        h, grid, times = step_grid(wanted, t0, t1, Float64(dt), times)
+        times === nothing || (saving = merge(saving, (; saveat = times)))
+        steps, stops = (; dt = h), (; tstops = grid)
+    end
     options = merge(tolerances, saving, history, steps, initial, stops)
     return Plan(wanted, chosen.algorithm, times, has_jacobian(model) && chosen.implicit, form, Int(max_steps), options)
 end
@@ -123,15 +134,18 @@ function prepare(model::Model, plan::Plan, u::Vec, p::Vec, t0::Float64, t1::Floa
         end
     elseif plan.form !== :whole
         problem = plan.form === :split ? split_problem(model, u, p, t0, t1) :
+            plan.form === :semilinear ? semilinear_problem(model, plan.algorithm, u, p, t0, plan.options) :
             partitioned_problem(model, plan.algorithm, u, p, t0, t1)
-        with_logger(() -> integrator_of(problem, model, plan, u, p, t0, t1, seed, log), NullLogger())
+        made = with_logger(() -> integrator_of(problem, model, plan, u, p, t0, t1, seed, log), NullLogger())
+        plan.form === :semilinear ? meet_grid!(made) : made
     elseif model.kind in (:ode, :dae)
         ode_integrator(ode_function(model, plan.with_jacobian), model, plan, u, p, t0, t1, seed, log)
     else
         problem = make_problem(model, u, p, t0, t1, plan.with_jacobian, seed)
         with_logger(() -> integrator_of(problem, model, plan, u, p, t0, t1, seed, log), NullLogger())
     end
-    halves = plan.form === :halves ? arrangement(model.halves, plan.algorithm)[1:2] : nothing
+    halves = plan.form === :halves ? arrangement(model.halves, plan.algorithm)[1:2] :
+        plan.form === :semilinear && steps_modes(model, plan.algorithm) ? model.modes.spectrum : nothing
     return Run(integrator, plan.name, plan.times, log, false, :Default, "", 1e-9 * (time_ns() - begun), halves)
 end
 
@@ -212,9 +226,12 @@ function describe(error)
     return :Failure, sprint(showerror, error)
 end
 
-"Accepted steps, rejected ones, and evaluations of the right-hand side."
-counts(integrator, log::EventLog) =
-    (Int(integrator.stats.naccept), Int(integrator.stats.nreject), Int(integrator.stats.nf))
+"Accepted steps, rejected ones, and evaluations of the right-hand side, or of what is not its linear part."
+function counts(integrator, log::EventLog)
+    stats = integrator.stats
+    in_stages = is_semilinear(integrator.alg) ? stats.nf2 : 0
+    return Int(stats.naccept), Int(stats.nreject), Int(stats.nf + in_stages)
+end
 
 "How far a run has got: the time and the number of accepted steps."
 progress(run::Run) = (Float64(run.integrator.t), first(Base.invokelatest(counts, run.integrator, run.log)))

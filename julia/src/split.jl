@@ -55,7 +55,7 @@ is left: as it is, it took half a million steps where smoothed ones hold the tol
 """
 function unsmoothed(name::String, algorithm)
     startswith(name_of(algorithm), "KenCarp") && !occursin("smooth_est", name) || return name
-    return endswith(name, ')') ? "$(chop(name)), smooth_est=false)" : "$name(smooth_est=false)"
+    return with_option(name, "smooth_est=false")
 end
 
 function split_function(model)

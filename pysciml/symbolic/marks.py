@@ -15,8 +15,10 @@ class implicit(sp.Function):  # noqa: N801  (named as SymPy names its functions)
 
     Methods that treat one part of the right-hand side implicitly and the other explicitly (IMEX: ``KenCarp4``,
     ``ARS343``, ``SBDF2``, ``CNAB2`` and others of ``engine="julia"``) take the marked terms as the implicit
-    part: the stiff ones, and best those that are cheap to solve for. Every other method, and every other
-    engine, solves the whole right-hand side as if there were no marks.
+    part: the stiff ones, and best those that are cheap to solve for. Exponential Runge-Kutta methods (``ETDRK4``,
+    ``HochOst4``, ``LawsonEuler`` and others) take them exactly; for these they must be linear in the states, with
+    coefficients that do not depend on time. Every other method, and every other engine, solves the whole right-hand
+    side as if there were no marks.
 
     Parameters
     ----------

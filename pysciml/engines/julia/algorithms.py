@@ -47,6 +47,12 @@ ALGORITHMS: Final[dict[str, tuple[str, str]]] = {
         ("ode", "SBDF2", "IMEX multistep, order 2, fixed steps: needs implicit() terms (Ascher, Ruuth & Wetton 1995)"),
         ("ode", "CNAB2", "Crank-Nicolson and Adams-Bashforth, order 2, fixed steps: needs implicit() terms"),
         ("ode", "CNLF2", "Crank-Nicolson and leapfrog, order 2, fixed steps: needs implicit() terms"),
+        ("ode", "LawsonEuler", "exponential, order 1, fixed steps: a linear part exactly (Lawson 1967)"),
+        ("ode", "NorsettEuler", "exponential, order 1, fixed steps: a linear part exactly (Norsett 1969)"),
+        ("ode", "ETDRK2", "exponential, order 2, fixed steps: a linear part exactly (Cox & Matthews 2002)"),
+        ("ode", "ETDRK3", "exponential, order 3, fixed steps: a linear part exactly (Cox & Matthews 2002)"),
+        ("ode", "ETDRK4", "exponential, order 4, fixed steps: a linear part exactly (Cox & Matthews 2002)"),
+        ("ode", "HochOst4", "exponential, order 4, also where stiff, fixed steps (Hochbruck & Ostermann 2005)"),
         ("ode", "SymplecticEuler", "symplectic, order 1, fixed steps"),
         ("ode", "VelocityVerlet", "symplectic, order 2, fixed steps, second-order equations (Verlet 1967)"),
         ("ode", "VerletLeapfrog", "symplectic, order 2, fixed steps, kick-drift-kick"),
@@ -102,12 +108,17 @@ ALGORITHMS: Final[dict[str, tuple[str, str]]] = {
 #: Methods for a right-hand side in two parts that have no way with one in a single part.
 SPLIT_ALONE: Final = frozenset({"IMEXEuler", "SBDF2", "CNAB2", "CNLF2"})
 
+#: Methods for a linear part and the rest: the one by functions of its matrix, the other explicitly.
+SEMILINEAR: Final = frozenset({"LawsonEuler", "NorsettEuler", "ETD1", "ETDRK2", "ETDRK3", "ETDRK4", "HochOst4"})
+
 #: Methods that the solver packages have and that do not do what they should, with the reason.
 BROKEN: Final[dict[str, str]] = {
     "McAte42": "has order 1 and not 4 in OrdinaryDiffEqSymplecticRK: McAte4 and CalvoSanz4 have order 4",
     **dict.fromkeys(
         ("SBDF3", "SBDF4"), "comes no nearer to the solution with smaller steps: SBDF2, KenCarp3 and KenCarp4 do"
     ),
+    "ETD2": "is still in development in OrdinaryDiffEqExponentialRK: ETDRK2 has order 2",
+    "EPIRK5s3": "has order 2 and not 5 in OrdinaryDiffEqExponentialRK: EXPRB53s3 and EPIRK5P1 have order 5",
     "IRKN4": "has order 3 and not 4 where the time is in the equations: DPRKN4 and Nystrom4 have order 4",
     "RKN4": "has order 4 for linear equations alone, and 2 for others: Nystrom4 and DPRKN4 have order 4",
 }

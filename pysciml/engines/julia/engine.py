@@ -13,13 +13,15 @@ import numpy as np
 from pysciml.engines.base import Array, Engine, RawSolution, SolveOptions
 from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge, environment
-from pysciml.engines.julia.algorithms import AGGREGATORS, ALGORITHMS, BROKEN, SPLIT_ALONE
+from pysciml.engines.julia.algorithms import AGGREGATORS, ALGORITHMS, BROKEN, SEMILINEAR, SPLIT_ALONE
+from pysciml.engines.julia.exponential import check_exponential, is_exponential
 from pysciml.engines.julia.fields import OPERATIONS as FIELD_OPERATIONS
 from pysciml.engines.julia.halves import PARTITIONED, halves
 from pysciml.engines.julia.jumps import check_rates, is_pure
 from pysciml.engines.julia.transfer import address, compiled, floats, has_parts, scalar_graph, tolerances
 from pysciml.engines.manifold import batch_on_manifold, solve_on_manifold
 from pysciml.engines.native.initial import structurally_singular
+from pysciml.engines.steps import whole_steps
 from pysciml.errors import EngineUnavailableError, ProblemError, UnsupportedError
 from pysciml.graph import Graph, Model
 from pysciml.graph.array_ops import describe
@@ -144,6 +146,8 @@ class JuliaEngine(Engine):
             raise self._unsupported(f"{name} {BROKEN[name]}", algorithm)
         if name in PARTITIONED:
             halves(model, name, self.name)
+        if is_exponential(name):
+            check_exponential(model, algorithm, self.name)
         if name in SPLIT_ALONE and not has_parts(model):
             which = (
                 f"{model.name!r} has no terms that are linear in the fields with coefficients that do not change"
@@ -189,6 +193,7 @@ class JuliaEngine(Engine):
         if model.constraints:
             return solve_on_manifold(self.solve, model, u0, p, tspan, algorithm, options)
         name = algorithm or ""
+        on_grid = whole_steps(name, tspan, options)[1] if name.partition("(")[0] in SEMILINEAR else None
         calls = bridge.calls()
         ready, compile_seconds = self._translated(lambda: compiled(model, name), algorithm)
         seed = options.seed or 0
@@ -232,7 +237,7 @@ class JuliaEngine(Engine):
         if interrupted:
             retcode, message = "Interrupted", "interrupted"
         raw = RawSolution(
-            t=t,
+            t=t if on_grid is None else on_grid[:count],
             u=u[: len(u0)],
             algorithm=label,
             retcode=retcode,

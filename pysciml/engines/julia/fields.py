@@ -11,6 +11,7 @@ import numpy as np
 from pysciml.graph import Model, ops
 from pysciml.graph.array_ops import ARRAY_OPS
 from pysciml.graph.field_kernels import Copy, Kernel, Plan, Reduction, Transform, View
+from pysciml.graph.field_modes import diagonal, modal
 from pysciml.graph.field_split import split
 from pysciml.graph.fields import FieldGraph
 
@@ -72,6 +73,34 @@ def send_fields_split(model: Model, handle: Any) -> None:
     rows, cols = parts.sparsity("implicit")
     both = (_send(parts, name) for name in ("implicit", "explicit"))
     julia().set_fields_split_b(handle, *both, integers(rows), integers(cols), has_moving_boundary(model))
+
+
+@lru_cache(maxsize=32)
+def _diagonal(graph: FieldGraph) -> FieldGraph | None:
+    return diagonal(graph)
+
+
+def has_diagonal_part(model: Model) -> bool:
+    """Whether exponential methods can step Fourier modes: see `pysciml.graph.field_modes.diagonal`."""
+    graph = model.graph
+    return isinstance(graph, FieldGraph) and _diagonal(graph) is not None
+
+
+def send_fields_modes(model: Model, handle: Any) -> None:
+    """Send the linear part and the rest as functions of Fourier modes."""
+    from pysciml.engines.julia.bridge import julia
+    from pysciml.engines.julia.transfer import integers
+
+    graph = model.graph
+    assert isinstance(graph, FieldGraph)
+    parts = _diagonal(graph)
+    assert parts is not None
+    given: list[Any] = []
+    for name in ("linear", "rest"):
+        part = modal(parts, name)
+        places = [[n for k, orders in terms for n in (k, *orders[::-1])] for terms in (part.inputs, part.outputs)]
+        given += [_send(part.graph, "values"), tuple(map(integers, places))]
+    julia().set_modes_b(handle, integers(graph.fields[0][::-1]), len(graph.fields), *given)
 
 
 def _send(graph: FieldGraph, name: str) -> Any:

@@ -17,7 +17,9 @@ import numpy.typing as npt
 from pysciml.engines.base import Array, SolveOptions
 from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge
+from pysciml.engines.julia.algorithms import SEMILINEAR
 from pysciml.engines.julia.transfer import Compiled, address, compiled, floats, tolerances
+from pysciml.engines.steps import whole_steps
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model
 
@@ -49,6 +51,8 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
     """See `pysciml.engines.batch.BatchEngine`; ``call`` runs a function and translates Julia's errors."""
     module = bridge.julia()
     name, solving = algorithm or "", options.solve
+    if name.partition("(")[0] in SEMILINEAR:
+        whole_steps(name, batch.tspan, solving)
     ready, compile_seconds = call(lambda: compiled(model, name))
     times = floats([batch.tspan[1]] if solving.saveat is None else solving.saveat)
     seed = secrets.randbits(63) if solving.seed is None else solving.seed

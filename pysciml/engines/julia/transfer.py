@@ -12,9 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pysciml.engines.base import SolveOptions
-from pysciml.engines.julia.algorithms import AGGREGATORS, SPLIT_ALONE
+from pysciml.engines.julia.algorithms import AGGREGATORS, SEMILINEAR, SPLIT_ALONE
 from pysciml.engines.julia.bridge import julia
-from pysciml.engines.julia.fields import has_linear_part, has_moving_boundary, send_fields, send_fields_split
+from pysciml.engines.julia.fields import (
+    has_diagonal_part,
+    has_linear_part,
+    has_moving_boundary,
+    send_fields,
+    send_fields_modes,
+    send_fields_split,
+)
 from pysciml.engines.julia.halves import PARTITIONED, halves
 from pysciml.engines.julia.jumps import is_pure, with_intensity
 from pysciml.engines.julia.tapes import address, floats
@@ -45,16 +52,16 @@ class Compiled:
         Compiled functions have buffers, so one solve at a time.
     implicit : dict of str to bool
         Algorithm -> whether it uses a Jacobian.
-    splits : dict of str to bool
-        Algorithm -> whether it takes the right-hand side in two parts.
+    forms : dict of str to str
+        Algorithm -> how it takes the right-hand side: ``"whole"``, ``"halves"``, ``"split"``, ``"modes"``.
     sent : set of str
-        What only some algorithms need and is there: ``"halves"``, ``"split"``.
+        Those of the forms that are there.
     """
 
     handle: Any
     lock: threading.RLock = field(default_factory=threading.RLock)
     implicit: dict[str, bool] = field(default_factory=dict[str, bool])
-    splits: dict[str, bool] = field(default_factory=dict[str, bool])
+    forms: dict[str, str] = field(default_factory=dict[str, str])
     has_jacobian: bool = False
     sent: set[str] = field(default_factory=set[str])
 
@@ -176,18 +183,25 @@ def _send_jacobian(model: Model, found: Compiled) -> None:
 
 
 def _form(model: Model, found: Compiled, algorithm: str) -> str:
-    """How an algorithm takes the right-hand side: whole, in halves, or split."""
+    """How an algorithm takes the right-hand side; see `Compiled`."""
     if algorithm in PARTITIONED:
         return "halves"
     if not algorithm or not (model.fields or has_parts(model)):
         return "whole"
-    splits = found.splits.get(algorithm)
-    if splits is None:
-        splits = found.splits[algorithm] = bool(julia().takes_parts(found.handle, algorithm))
-    if not splits or not has_parts(model):
+    form = found.forms.get(algorithm)
+    if form is None:
+        form = found.forms[algorithm] = _form_of(model, found, algorithm)
+    return form
+
+
+def _form_of(model: Model, found: Compiled, algorithm: str) -> str:
+    name = algorithm.partition("(")[0]
+    if name in SEMILINEAR:
+        products = bool(julia().wants_products(found.handle, algorithm))
+        return "split" if products or not has_diagonal_part(model) else "modes"
+    if not has_parts(model) or not bool(julia().takes_parts(found.handle, algorithm)):
         return "whole"
     # See `splits` in julia/src/split.jl.
-    name = algorithm.partition("(")[0]
     return "whole" if model.fields and name not in SPLIT_ALONE and has_moving_boundary(model) else "split"
 
 
@@ -214,4 +228,8 @@ def _send_split(model: Model, found: Compiled, algorithm: str) -> None:
     julia().set_split_b(found.handle, *parts, send(graph), entries, integers(rows), integers(cols))
 
 
-_SENDERS: Final = {"halves": _send_halves, "split": _send_split}
+def _send_modes(model: Model, found: Compiled, algorithm: str) -> None:
+    send_fields_modes(model, found.handle)
+
+
+_SENDERS: Final = {"halves": _send_halves, "split": _send_split, "modes": _send_modes}

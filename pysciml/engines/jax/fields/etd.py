@@ -11,20 +11,21 @@ import time
 from typing import Any, Final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pysciml.engines.base import Array, RawSolution, SolveOptions
 from pysciml.engines.jax.compiling import compiled, double_precision
-from pysciml.engines.jax.fields.spectral import separate, spectral_evaluator
+from pysciml.engines.jax.fields.spectral import spectral_evaluator
+from pysciml.engines.steps import whole_steps
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph import Model
 from pysciml.graph import array_ops as ao
+from pysciml.graph.field_modes import answers, separate
 from pysciml.graph.fields import FieldGraph
 
 #: Points of the contour.
 _CONTOUR: Final = 32
-#: How far output times may be from the grid of steps, in steps.
-_OFF: Final = 1e-6
 #: Steps between two looks at the keyboard.
 _SLICE: Final = 2000
 
@@ -32,8 +33,6 @@ _SLICE: Final = 2000
 def _check(model: Model, tspan: tuple[float, float], options: SolveOptions) -> FieldGraph:
     graph = model.graph
     assert isinstance(graph, FieldGraph)
-    if options.dt is None:
-        raise ProblemError("ETDRK4 steps with a fixed step size: pass dt=", symbol="dt")
     if tspan[1] < tspan[0]:
         raise ProblemError("ETDRK4 does not run backward in time", symbol="tspan")
     if len(set(graph.fields)) > 1 or ao.APPLY in graph.used_ops(["rhs"]):
@@ -49,19 +48,10 @@ def symbols(parts: FieldGraph, p: Array) -> list[np.ndarray[Any, Any]]:
     UnsupportedError
         If it is not the same at every place: the domain is not periodic.
     """
-    shape, count = parts.fields[0], len(parts.fields)
-    found: list[np.ndarray[Any, Any]] = []
-    for f in range(count):
-        images: list[Array] = []
-        for start in ((0,) * len(shape), tuple(n // 2 for n in shape)):
-            cell = np.zeros((count, *shape))
-            cell[(f, *start)] = 1.0
-            image = np.broadcast_to(parts.arrays("linear", cell.ravel(), p, 0.0)[f], shape)
-            images.append(np.roll(image, [-k for k in start], axis=tuple(range(len(shape)))))
-        if np.abs(images[0] - images[1]).max() > 1e-9 * np.abs(images[0]).max():
-            raise UnsupportedError("ETDRK4 needs a periodic domain in all directions", engine="jax", algorithm="ETDRK4")
-        found.append(np.fft.rfftn(images[0]))
-    return found
+    found = answers(parts, p)
+    if found is None:
+        raise UnsupportedError("ETDRK4 needs a periodic domain in all directions", engine="jax", algorithm="ETDRK4")
+    return [np.fft.rfftn(image) for image in found]
 
 
 def coefficients(symbol: np.ndarray[Any, Any], h: float) -> tuple[Any, ...]:
@@ -81,22 +71,33 @@ def coefficients(symbol: np.ndarray[Any, Any], h: float) -> tuple[Any, ...]:
     return tuple(part.real.copy() for part in found) if real else found
 
 
+def real_modes(modes: Any, shape: tuple[int, ...]) -> Any:
+    """The modes of a real field nearest to some modes.
+
+    Of real transforms along several axes the planes where the last axis has its lowest and highest mode are symmetric.
+    What rounding puts beside that no transform back sees, and so nothing holds it where modes grow.
+    """
+    if len(shape) == 1:
+        return modes
+    others = tuple(range(len(shape) - 1))
+    for plane in (0, shape[-1] // 2) if shape[-1] % 2 == 0 else (0,):
+        values = modes[..., plane]
+        mirrored = jnp.roll(jnp.flip(values, others), (1,) * len(others), others)
+        modes = modes.at[..., plane].set((values + jnp.conj(mirrored)) / 2)
+    return modes
+
+
 def solve(model: Model, u0: Array, p: Array, tspan: tuple[float, float], options: SolveOptions) -> RawSolution:
     """Solve; see `pysciml.engines.base.Engine.solve`."""
     graph = _check(model, tspan, options)
-    assert options.dt is not None
-    span = tspan[1] - tspan[0]
-    total = max(1, round(span / options.dt))
-    h = span / total
-    if abs(h - options.dt) > 1e-6 * options.dt:
-        raise ProblemError(f"dt={options.dt:g} does not divide the span {span:g} into whole steps", symbol="dt")
-    times = np.linspace(*tspan, total + 1) if options.saveat is None else options.saveat
-    steps = (times - tspan[0]) / h
-    marks = np.rint(steps).astype(int)
-    if np.abs(steps - marks).max(initial=0.0) > _OFF:
-        bad = times[int(np.argmax(np.abs(steps - marks)))]
-        raise ProblemError(f"saveat: {bad:g} is not a whole number of steps dt={options.dt:g} away", symbol="saveat")
+    h, times, marks = whole_steps("ETDRK4", tspan, options)
     parts = separate(graph)
+    if parts is None:
+        raise UnsupportedError(
+            "ETDRK4 needs a linear part with constant coefficients, and the equations have none",
+            engine="jax",
+            algorithm="ETDRK4",
+        )
     tables = tuple(coefficients(symbol, h) for symbol in symbols(parts, p))
     shape = graph.fields[0]
     rest = spectral_evaluator(parts, "rest")
@@ -114,7 +115,8 @@ def solve(model: Model, u0: Array, p: Array, tspan: tuple[float, float], options
             nb = rest(t + h / 2, b, p)
             c = stage(v, lambda i, w: w[1] * a[i] + w[2] * (2 * nb[i] - nv[i]))
             nc = rest(t + h, c, p)
-            return tuple(stage(v, lambda i, w: w[0] * v[i] + w[3] * nv[i] + 2 * w[4] * (na[i] + nb[i]) + w[5] * nc[i]))
+            new = stage(v, lambda i, w: w[0] * v[i] + w[3] * nv[i] + 2 * w[4] * (na[i] + nb[i]) + w[5] * nc[i])
+            return tuple(real_modes(m, shape) for m in new)
 
         return jax.lax.fori_loop(0, n, body, modes)
 
@@ -135,7 +137,7 @@ def solve(model: Model, u0: Array, p: Array, tspan: tuple[float, float], options
                     modes = call(modes, np.int64(done), np.int64(n), *scalars[2:], tables)
                     done += n
                     if options.progress:
-                        sys.stderr.write(f"\r{model.name}: {100 * done / total:.1f} %")
+                        sys.stderr.write(f"\r{model.name}: {100 * done * h / (tspan[1] - tspan[0]):.1f} %")
                 state = np.concatenate(
                     [np.fft.irfftn(m, s=shape, axes=range(len(shape))).ravel() for m in np.asarray(modes)]
                 )

@@ -14,11 +14,8 @@ import numpy as np
 
 from pysciml.engines.jax.fields.lower import array_op
 from pysciml.engines.jax.lower import FUNCTIONS
-from pysciml.errors import UnsupportedError
-from pysciml.graph import Graph, ops
 from pysciml.graph import array_ops as ao
-from pysciml.graph.field_builder import FieldBuilder
-from pysciml.graph.field_jacobian import copy
+from pysciml.graph import ops
 from pysciml.graph.field_program import fourier_multiplier
 from pysciml.graph.fields import FieldGraph
 
@@ -102,66 +99,3 @@ def spectral_evaluator(graph: FieldGraph, name: str) -> Callable[[Any, Sequence[
 
 def _modal(value: Value, shape: tuple[int, ...]) -> bool:
     return value.shape == shape and value.known_by_modes
-
-
-def separate(graph: FieldGraph) -> FieldGraph:
-    """Take what is linear in a field with constant coefficients out of its right-hand side.
-
-    Returns
-    -------
-    FieldGraph
-        With the outputs ``"linear"`` and ``"rest"``, one node per field each; they add up to ``"rhs"``.
-        What a field does to another one is in the rest.
-
-    Raises
-    ------
-    UnsupportedError
-        If nothing is linear.
-    """
-    builder = FieldBuilder(graph.fields, graph.n_params)
-    moved = copy(graph, builder)
-    lines: list[int] = []
-    rests: list[int] = []
-    for field, root in enumerate(graph.outputs["rhs"].tolist()):
-        line, rest = _split(graph, builder, moved, _linear(graph, field), root)
-        lines.append(line)
-        rests.append(rest)
-    if all(line == builder.zero for line in lines):
-        raise UnsupportedError("ETDRK4 needs a linear part with constant coefficients, and the equations have none")
-    return builder.build({"linear": lines, "rest": rests})
-
-
-def _linear(graph: Graph, field: int) -> list[bool]:
-    """Which nodes are linear in a field and have no other, the same at every place."""
-    found: list[bool] = []
-    constant: list[bool] = []  # numbers that do not depend on time
-    for code, row, index in zip(graph.op.tolist(), graph.args.tolist(), graph.index.tolist(), strict=True):
-        args = [a for a in row if a >= 0]
-        constant.append(
-            code in (ops.CONST, ops.PARAM)
-            or (bool(args) and code not in ao.ARRAY_OPS and all(constant[a] for a in args))
-        )
-        if code == ao.FIELD:
-            found.append(index == field)
-        elif code in (ops.ADD, ops.SUB, ops.NEG, ao.FOURIER, ao.SLICE, ao.JOIN):
-            found.append(all(found[a] for a in args))
-        elif code == ops.MUL:
-            a, b = args
-            found.append((found[a] and constant[b]) or (found[b] and constant[a]))
-        elif code == ops.DIV:
-            found.append(found[args[0]] and constant[args[1]])
-        else:
-            found.append(False)
-    return found
-
-
-def _split(graph: FieldGraph, b: FieldBuilder, moved: list[int], linear: list[bool], root: int) -> tuple[int, int]:
-    """The linear part of a sum, and the rest."""
-    if linear[root]:
-        return moved[root], b.zero
-    code = int(graph.op[root])
-    args = [a for a in graph.args[root].tolist() if a >= 0]
-    if code in (ops.ADD, ops.SUB, ops.NEG):
-        parts = [_split(graph, b, moved, linear, a) for a in args]
-        return b.call(code, *(part[0] for part in parts)), b.call(code, *(part[1] for part in parts))
-    return b.zero, moved[root]
