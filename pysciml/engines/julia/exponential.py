@@ -44,7 +44,7 @@ def check_exponential(model: Model, algorithm: str, engine: str) -> None:
     if name in LINEARIZING:
         if ops.TIME in model.graph.op[model.graph.reachable(model.graph.outputs["rhs"])]:
             refuse(
-                f"leaves the derivative by time out, and has order 1 where, as in {model.name!r}, time is in the "
+                f"leaves the derivative by time out, and loses its order where, as in {model.name!r}, time is in the "
                 "equations: ETDRK4, KenCarp4 and Rodas5P have theirs"
             )
         return
