@@ -40,7 +40,11 @@ def read_options(
         atols = _of_each(atol, problem)
         atol = atols.min()
     elif problem is not None and np.ndim(atol):
-        raise ProblemError("atol must be one number, or one for each state, such as {x: 1e-9}", symbol="atol")
+        raise ProblemError(
+            "atol must be one number, or one for each state, such as {x: 1e-9}, "
+            f"not {type(atol).__name__} of shape {np.shape(atol)}",
+            symbol="atol",
+        )
     tolerances: dict[str, float] = {}
     for name, value in (("rtol", rtol), ("atol", atol)):
         tolerances[name] = number(value, name, name)
