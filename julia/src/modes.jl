@@ -77,6 +77,8 @@ end
 struct Derivative{N}
     field::Int
     multiplier::Union{Nothing, Array{ComplexF64, N}}
+
+    Derivative{N}(field, multiplier) where {N} = new{N}(field, multiplier)
 end
 
 function Derivative(shape::NTuple{N, Int}, field::Int, orders) where {N}
