@@ -30,13 +30,13 @@ interleaved in shuffled order; compare the ratios within it and not the times wi
 
 ## Warm, at equal achieved error
 
-pysciml's time is that of the whole public call, from the `Problem` to the labelled Dataset, `alg=None`. A peer's entry
-is the time of its fastest method at pysciml's achieved error over pysciml's time: 5× means that pysciml is five times
-faster. The error is the largest over all components and output times of |error| / (atol/rtol + |reference|). A dash: no
-method of that library reaches that error in the time given (`refusals.json` tells why a method is missing). SciPy and
-SciPy + numba differ in the right-hand side: Python as a user writes it, or compiled by numba. SciPy's methods, `odeint`
-among them, take exact Jacobians where that helps. Times are medians over rounds (of the fastest of three calls,
-for those under 30 ms).
+pysciml's time is that of the whole public call of the embedded engine, from the `Problem` to the labelled Dataset,
+`alg=None`. A peer's entry is the time of its fastest method at the same achieved error over that time: 5× means that
+the embedded engine is five times faster; pysciml's Julia engine stands among them. The error is the largest over all
+components and output times of |error| / (atol/rtol + |reference|). A dash: no method of that library reaches that
+error in the time given (`refusals.json` tells why a method is missing). SciPy and SciPy + numba differ in the
+right-hand side: Python as a user writes it, or compiled by numba. SciPy's methods, `odeint` among them, take exact
+Jacobians where that helps. Times are medians over rounds (of the fastest of three calls, for those under 30 ms).
 
 {table}
 

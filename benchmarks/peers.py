@@ -20,6 +20,10 @@ import numpy as np
 
 from benchmarks.problems import GRID, TestProblem
 
+#: pysciml with the engine that is not embedded; left out where Julia is not set up.
+ON_JULIA = "pysciml on Julia"
+#: pysciml with the Julia engine, which is not embedded: left out, with the reason, where Julia is not set up.
+ON_JULIA = "pysciml (Julia)"
 #: Stiff problems on which explicit methods, too, end within a second or so.
 MILD = {"hires", "brusselator"}
 
@@ -79,15 +83,20 @@ def pysciml_problem(name: str) -> Any:
 
 
 def pysciml(
-    algorithm: str | None, explicit: bool = False, engine: str = "native"
+    algorithm: str | None, explicit: bool = False, engine: str = "native", large: bool = True
 ) -> Callable[[TestProblem, float, float], Run]:
     """Time the whole public call, from the `Problem` to the Dataset."""
 
     def prepare(problem: TestProblem, rtol: float, atol: float) -> Run:
         import pysciml as ps
 
+        info = ps.engines()[engine]
+        if not info.available:
+            raise Unfit(info.why_not)
         if explicit:
             explicit_only_where_sensible(problem)
+        if problem.n > 500 and not large:
+            raise Unfit("left to the methods for large systems")
         built = pysciml_problem(problem.name)
         times = np.array([problem.tspan[0], *problem.times])
         names = problem.states
@@ -394,6 +403,11 @@ SOLVERS: tuple[Solver, ...] = (
     Solver("pysciml", "TRBDF2", pysciml("TRBDF2")),
     Solver("pysciml", "ESDIRK34", pysciml("ESDIRK34")),
     Solver("pysciml", "QNDF", pysciml("QNDF")),
+    Solver(ON_JULIA, "auto", pysciml(None, engine="julia")),
+    Solver(ON_JULIA, "Tsit5", pysciml("Tsit5", explicit=True, engine="julia")),
+    Solver(ON_JULIA, "Vern9", pysciml("Vern9", explicit=True, engine="julia")),
+    Solver(ON_JULIA, "Rodas5P", pysciml("Rodas5P", engine="julia", large=False)),
+    Solver(ON_JULIA, "FBDF", pysciml("FBDF", engine="julia")),
     Solver("SciPy", "RK45", scipy_solve_ivp("RK45", implicit=False)),
     Solver("SciPy", "DOP853", scipy_solve_ivp("DOP853", implicit=False)),
     Solver("SciPy", "LSODA", scipy_solve_ivp("LSODA", implicit=True)),
@@ -414,6 +428,7 @@ SOLVERS: tuple[Solver, ...] = (
 LIBRARIES: tuple[str, ...] = tuple(dict.fromkeys(solver.library for solver in SOLVERS))
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "pysciml": ("pysciml", "pydiffsol"),
+    ON_JULIA: ("juliacall",),
     "SciPy": ("scipy",),
     "SciPy + numba": ("scipy", "numba"),
     "numbalsoda": ("numbalsoda", "numba"),
@@ -430,4 +445,8 @@ def versions() -> dict[str, str]:
             found[library] = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
         except importlib.metadata.PackageNotFoundError as error:
             found[library] = f"not installed ({error})"
+    import pysciml as ps
+
+    julia = ps.engines()["julia"]
+    found[ON_JULIA] = f"{julia.version}, {found[ON_JULIA]}" if julia.available else f"left out ({julia.why_not})"
     return found

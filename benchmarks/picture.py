@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.peers import LIBRARIES
+from benchmarks.peers import LIBRARIES, ON_JULIA
 from benchmarks.problems import PROBLEMS
 from benchmarks.solvers import Point, front
 
-# Okabe and Ito's palette: told apart by every kind of colour vision. pysciml is the one that stands out.
+# Okabe and Ito's palette: told apart by every kind of colour vision. pysciml's two lines are those that stand out.
 COLOURS = {
     "pysciml": "#D55E00",
+    ON_JULIA: "#E69F00",
     "SciPy": "#0072B2",
     "SciPy + numba": "#56B4E9",
     "numbalsoda": "#009E73",
     "CasADi": "#CC79A7",
     "diffrax": "#8C6D1F",
 }
-MARKS = {"pysciml": "o", "SciPy": "s", "SciPy + numba": "D", "numbalsoda": "^", "CasADi": "v", "diffrax": "P"}
+MARKS = {
+    "pysciml": "o",
+    ON_JULIA: "o",
+    "SciPy": "s",
+    "SciPy + numba": "D",
+    "numbalsoda": "^",
+    "CasADi": "v",
+    "diffrax": "P",
+}
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
@@ -56,16 +65,17 @@ def draw(points: Sequence[Point], path: Path) -> None:
                 curve = front(here)
                 if not curve:
                     continue
+                ours = library in ("pysciml", ON_JULIA)
                 panel.loglog(
                     [error for error, _, _ in curve],
                     [1e3 * seconds for _, seconds, _ in curve],
                     color=COLOURS[library],
                     marker=MARKS[library],
-                    markersize=5.5 if library == "pysciml" else 3.8,
-                    linewidth=2.4 if library == "pysciml" else 1.2,
+                    markersize=5.5 if ours else 3.8,
+                    linewidth=2.4 if ours else 1.2,
                     markeredgecolor="white",
                     markeredgewidth=0.5,
-                    zorder=5 if library == "pysciml" else 3,
+                    zorder=5 if ours else 3,
                     label=library + (" (automatic)" if library == "pysciml" else ""),
                 )
             panel.invert_xaxis()

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from benchmarks.peers import LIBRARIES, SOLVERS, Run, Unfit
+from benchmarks.peers import LIBRARIES, ON_JULIA, SOLVERS, Run, Unfit
 from benchmarks.problems import PROBLEMS, TestProblem
 from benchmarks.reference import reference
 
@@ -136,7 +136,8 @@ def measure(
             else:
                 refusals.append(Refusal(problem.name, solver.library, solver.method, f"at rtol {rtol:g}: no solution"))
             # What the promises about the large problem compare is measured however long it takes.
-            promised = large and (solver.library, solver.method) in {("pysciml", "auto"), ("SciPy", "BDF")}
+            patient = {("pysciml", "auto"), (ON_JULIA, "auto"), ("SciPy", "BDF")}
+            promised = large and (solver.library, solver.method) in patient
             if seconds > PATIENCE and not promised:
                 refusals.append(
                     Refusal(
@@ -216,7 +217,7 @@ class Comparison:
 
 
 def compare(points: Sequence[Point]) -> list[Comparison]:
-    """Set pysciml's automatic choice against every library's best."""
+    """Set the embedded engine's automatic choice against every library's best, the Julia engine's among them."""
     rows = []
     for problem in PROBLEMS:
         here = [point for point in points if point.problem == problem.name]
