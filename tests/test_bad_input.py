@@ -57,11 +57,15 @@ MODELS = {
     "True for an equation": (lambda: system(True), ["equation 1", "decided to be True"]),
     "an equation SymPy found to be true": (lambda: system(Eq(D(x), 1), sp.Eq(x, x)), ["equation 2", "True"]),
     "an equation SymPy found to be false": (lambda: system(sp.Eq(sp.S(1), 2)), ["equation 1", "decided to be False"]),
-    "an equation of matrices": (
-        lambda: system(sp.Eq(sp.Matrix([D(x)]), sp.Matrix([x + 1]))),
-        ["equation 1", "matrix", "one per entry"],
+    "matrices of different shapes": (
+        lambda: system(Eq(D(x), 1), Eq(sp.Matrix([D(x), D(y)]), sp.Matrix([[x, y]]))),
+        ["equation 2", "2x1 on the left", "1x2 on the right"],
     ),
-    "a matrix for the list": (lambda: System(sp.Matrix([D(x) - y, D(y) - x])), ["equations", "Matrix"]),
+    "a matrix on one side": (
+        lambda: system(sp.Eq(sp.MatrixSymbol("A", 1, 1), sp.Matrix([x]), evaluate=False)),
+        ["equation 1", "matrix without entries"],
+    ),
+    "a matrix that is no derivative's": (lambda: Eq(sp.Matrix([D(x)]), x), ["left side", "Matrix"]),
     "a matrix symbol": (
         lambda: system(sp.Eq(sp.MatrixSymbol("A", 2, 2), sp.MatrixSymbol("B", 2, 2))),
         ["equation 1", "matrix"],
@@ -210,7 +214,7 @@ MODELS = {
     "code as text to differentiate": (lambda: D("__import__('os').getcwd()"), ["getcwd", "not an expression"]),
     "nothing to differentiate": (lambda: D(None), ["D(None)"]),
     "a list to differentiate": (lambda: D([x]), ["D([x(t)])"]),
-    "a matrix to differentiate": (lambda: D(sp.Matrix([x])), ["Matrix", "not an expression"]),
+    "a matrix symbol to differentiate": (lambda: D(sp.MatrixSymbol("A", 1, 1)), ["A", "not an expression"]),
     "an order of zero": (lambda: D(x, 0), ["D(x(t), 0)", "positive integer"]),
     "a broken order": (lambda: D(x, 1.5), ["1.5", "positive integer"]),
     "an order that is a symbol": (

@@ -21,7 +21,7 @@ from pysciml.pde import advection
 from pysciml.pde.boundary import Side
 from pysciml.pde.grid import Array, Axis, central_width, extrapolation, ghosts, spread, stencil
 from pysciml.pde.system import PDESystem
-from pysciml.symbolic.to_graph import HANDLERS, _head, _unknown
+from pysciml.symbolic.to_graph import HANDLERS, _head, _unknown, against_infinity
 
 CELLS: Final = "cells"
 
@@ -101,8 +101,9 @@ class Lowering:
         if isinstance(expr, sp.Piecewise):
             args = [self(part, place) for pair in expr.args for part in pair.args]
             return HANDLERS[sp.Piecewise](b, expr, args)
-        if expr is sp.true or expr is sp.false:
-            return b.one if expr is sp.true else b.zero
+        decided = against_infinity(expr)
+        if decided is not None or expr is sp.true or expr is sp.false:
+            return b.one if decided or expr is sp.true else b.zero
         handler = HANDLERS.get(expr.func)
         if handler is None:
             raise ModelError(_unknown(expr), symbol=_head(expr))

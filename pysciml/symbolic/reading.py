@@ -22,8 +22,8 @@ RESERVED = {"t": "the time coordinate", "trajectory": "the ensemble dimension"}
 
 
 def normalize(equations: Any, *, may_be_empty: bool = False) -> tuple[sp.Eq, ...]:
-    """Check that the argument is a list of equations; ``expr`` stands for ``expr = 0``."""
-    if isinstance(equations, sp.Basic):
+    """Check that the argument is a list of equations; ``expr`` stands for ``expr = 0``, a matrix for its entries."""
+    if isinstance(equations, (sp.Basic, sp.MatrixBase)):
         equations = [equations]
     if isinstance(equations, (str, bytes)) or not isinstance(equations, Sequence):
         raise ModelError(f"equations must be a list of equations, not {type(equations).__name__}")
@@ -38,7 +38,9 @@ def normalize(equations: Any, *, may_be_empty: bool = False) -> tuple[sp.Eq, ...
                 equation=str(equation),
             )
         if isinstance(equation, sp.Eq):
-            result.append(equation)
+            result += _entries(equation, i)
+        elif isinstance(equation, sp.MatrixBase):
+            result += [make_equation(entry, sp.Integer(0)) for entry in equation.flat()]
         elif isinstance(equation, sp.Expr) and not getattr(equation, "is_Matrix", False):
             result.append(make_equation(equation, sp.Integer(0)))
         else:
@@ -46,14 +48,33 @@ def normalize(equations: Any, *, may_be_empty: bool = False) -> tuple[sp.Eq, ...
                 f"equation {i + 1} is not an equation but {type(equation).__name__}: {equation!r}",
                 equation=str(equation),
             )
-    for i, equation in enumerate(result):
-        for side in equation.args:
-            if getattr(side, "is_Matrix", False):
-                raise ModelError(
-                    f"equation {i + 1} has a matrix on one side: equations are scalar; write one per entry",
-                    equation=str(equation),
-                )
     return tuple(result)
+
+
+def _entries(equation: sp.Eq, position: int) -> list[sp.Eq]:
+    """An equation of matrices as those of their entries, row by row; one of scalars as it is."""
+    sides = equation.args
+    if not any(getattr(side, "is_Matrix", False) for side in sides):
+        return [equation]
+    explicit: list[Any] = [side.doit() if isinstance(side, sp.MatrixExpr) else side for side in sides]
+    if not all(isinstance(side, sp.MatrixBase) for side in explicit):
+        raise ModelError(
+            f"equation {position + 1} has a matrix without entries, or on one side alone: write both sides as matrices "
+            "of expressions, or one equation per entry",
+            equation=str(equation),
+        )
+    left, right = explicit
+    if left.shape != right.shape:
+        raise ModelError(
+            f"equation {position + 1} has matrices of different shapes: {_size(left)} on the left side, "
+            f"{_size(right)} on the right",
+            equation=str(equation),
+        )
+    return [make_equation(*pair) for pair in zip(left.flat(), right.flat(), strict=True)]
+
+
+def _size(matrix: Any) -> str:
+    return "x".join(map(str, matrix.shape))
 
 
 def find_time(expressions: Sequence[sp.Basic]) -> sp.Symbol | None:

@@ -162,6 +162,17 @@ HANDLERS: Final[dict[Any, Handler]] = {
 }
 
 
+def against_infinity(expr: Any) -> bool | None:
+    """What a comparison with an infinity comes to, since everything else is finite; None for anything else.
+
+    SymPy writes them as conditions of integrals that it has computed.
+    """
+    if not isinstance(expr, Relational) or not any(side in (sp.oo, -sp.oo) for side in expr.args):
+        return None
+    left, right = (sp.Integer(0) if side.is_finite is not False else side for side in expr.args)
+    return bool(expr.func(left, right))
+
+
 class Converter:
     """Turns SymPy expressions into nodes of one builder; equal subexpressions are met once.
 
@@ -229,7 +240,7 @@ class Converter:
 
     def _children(self, expr: Any) -> Sequence[sp.Basic]:
         """What has to be converted first."""
-        if not expr.args:
+        if not expr.args or against_infinity(expr) is not None:
             return ()
         if isinstance(expr, NetworkTerm):
             return expr.inputs
@@ -269,6 +280,9 @@ class Converter:
             return args[0]
         if isinstance(expr, implicit):
             return self._marked(args[0])
+        decided = against_infinity(expr)
+        if decided is not None:
+            return b.one if decided else b.zero
         if isinstance(expr, BooleanTrue):
             return b.one
         if isinstance(expr, BooleanFalse):

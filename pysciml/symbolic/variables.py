@@ -198,6 +198,7 @@ def D(expression: Any, order: int | sp.Symbol = 1, count: int = 1) -> sp.Expr:
     Parameters
     ----------
     expression : SymPy expression
+        Or a matrix of expressions: the matrix of their derivatives.
     order : int or symbol, default 1
         Of the time derivative; or a coordinate to differentiate by.
     count : int, default 1
@@ -211,6 +212,9 @@ def D(expression: Any, order: int | sp.Symbol = 1, count: int = 1) -> sp.Expr:
     by, order = (order, count) if isinstance(order, sp.Symbol) else (t, order)
     if isinstance(order, bool) or not isinstance(order, (int, np.integer, sp.Integer)) or order < 1:
         raise ModelError(f"D({expression}, {order!r}): the order must be a positive integer")
+    if isinstance(expression, sp.MatrixBase):
+        matrix: Any = expression
+        return matrix.applyfunc(lambda entry: D(entry, order) if by == t else D(entry, by, order))
     if not isinstance(expression, sp.Expr) or getattr(expression, "is_Matrix", False):
         # Text above all: SymPy would evaluate it.
         raise ModelError(f"D({expression!r}): not an expression that can be differentiated")
@@ -223,12 +227,15 @@ def Eq(lhs: Any, rhs: Any) -> sp.Eq:
     Parameters
     ----------
     lhs, rhs : SymPy expressions or numbers
+        Or two matrices of them, of one shape: an equation for each entry.
 
     Raises
     ------
     ModelError
-        If a side is not a scalar expression.
+        If a side is not an expression, or the matrices do not fit.
     """
+    if all(getattr(side, "is_Matrix", False) for side in (lhs, rhs)):
+        return equation(lhs, rhs)
     return equation(_side("left", lhs), _side("right", rhs))
 
 

@@ -312,6 +312,39 @@ FUNCTIONS = [
 ]
 
 
+def test_conditions_that_integrals_leave_behind():
+    # SymPy adds that a is neither infinity, which a number never is
+    system = System([Eq(D(x), sp.Integral(sp.exp(-a * t), (t, 0, 1)) + sp.Piecewise((1, x < sp.oo), (x, True)))])
+    for value in (-0.5, 0.0, 2.0):
+        exact = 1.0 if value == 0 else (1 - np.exp(-value)) / value
+        np.testing.assert_allclose(float(system.rhs[0].subs({a: value, x: 3.0})), exact + 1, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda u, A: [Eq(D(u), A * u)],
+        lambda u, A: [sp.Eq(D(u), sp.MatMul(A, u, evaluate=False))],
+        lambda u, A: [Eq(sp.MatMul(A, u, evaluate=False), D(u))],
+        lambda u, A: Eq(D(u), A * u),
+        lambda u, A: D(u) - A * u,
+        lambda u, A: [D(u) - A * u],
+    ],
+)
+def test_an_equation_of_matrices_is_one_of_each_entry(write):
+    A = sp.Matrix([[0, a], [-1, b]])
+    system = System(write(sp.Matrix([x, y]), A))
+    assert system.states == (x, y)
+    assert same(system.rhs, [a * y, b * y - x])
+    assert same(system.jacobian(), A)
+
+
+def test_higher_derivatives_of_matrices():
+    u = sp.Matrix([[x, y]])
+    assert D(u, 2) == sp.Matrix([[D(x, 2), D(y, 2)]])
+    assert System([Eq(D(u, 2), -u)]).equations == (Eq(D(x, 2), -x), Eq(D(y, 2), -y))
+
+
 @pytest.mark.parametrize("expression", FUNCTIONS, ids=str)
 def test_every_function_is_computed_as_sympy_computes_it(expression):
     system = System([Eq(D(x), expression)], parameters=[a])
