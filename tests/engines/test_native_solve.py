@@ -208,3 +208,29 @@ def test_a_long_solve_is_cut_into_slices_that_join() -> None:
     assert float(steps.x[-1]) == pytest.approx(float(sol.x[-1]), abs=1e-9)
     assert (np.diff(steps.t) > 0).all()
     assert steps.attrs["n_steps"] == sol.attrs["n_steps"] > 100_000
+
+
+@pytest.mark.parametrize(("saveat", "times"), [(0.1, np.arange(14) / 10), ([1.3, 9], [1.3]), ([0, 9], [0]), ([9], [])])
+@pytest.mark.parametrize("algorithm", [None, "Tsit5"])
+def test_what_comes_before_a_singularity_is_kept(capfd, algorithm, saveat, times):
+    # x grows without bound near t = 1.3036: steps become shorter than numbers there can tell apart
+    x, y = ps.variables("x y")
+    system = ps.System([ps.Eq(D(x), 0.39292012 * x + 0.796523 * x * y), ps.Eq(D(y), x * y - y)])
+    problem = ps.Problem(system, {x: 1, y: 1}, (0, 10))
+    with pytest.raises(ps.SolverError) as caught:
+        ps.solve(problem, algorithm, engine="native", rtol=1e-8, atol=1e-10, saveat=saveat)
+    partial = caught.value.partial
+    np.testing.assert_allclose(partial.t, times)
+    if len(times):
+        before = ps.solve(problem.remake(tspan=(0, 1.3)), rtol=1e-10, atol=1e-12, saveat=partial.t.values)
+        np.testing.assert_allclose(partial.x, before.x, rtol=2e-5)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_steps_before_a_singularity_go_forward():
+    x = ps.variables("x")
+    with pytest.raises(ps.SolverError) as caught:
+        ps.solve(ps.Problem(ps.System([ps.Eq(D(x), x**2)]), {x: 1}, (0, 10)), "Tsit5", engine="native", rtol=1e-8)
+    t = caught.value.partial.t.values
+    assert (np.diff(t) > 0).all()
+    assert t[-1] == pytest.approx(1, abs=1e-6)

@@ -266,6 +266,8 @@ class Watch:
             return False
         recent = np.diff(out.t[-21:])[:-1]  # the last step is cut to fit
         h, t = float(np.median(recent)), float(out.t[-1])
+        if h == 0.0:  # near a singularity, closer than numbers of this size can tell apart
+            return False
         to_go = (self._task.t1 - t) / h
         if to_go * self._explicit < self._steps * self._implicit:
             return False

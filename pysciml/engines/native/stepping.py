@@ -297,7 +297,7 @@ class Slices:
                 if self._shorter(t, end, out, guard):
                     continue
                 self.retcode, self.message = out.retcode, out.message
-                saved = out if out.t.size else _salvage(task, t, u, end, out)
+                saved = _moving(out) if out.t.size else _salvage(task, t, u, end, out)
                 if saved is not None and saved.t.size > 1:
                     yield self._advance(saved, float(saved.t[-1]))
                 return
@@ -368,6 +368,15 @@ def _explore(task: Task, monitor: Monitor | None) -> tuple[March, Plan | None]:
     return whole, Plan(_inputs(task), task.t0, task.t1, used, slices.n_steps, not one, least, explored)
 
 
+def _moving(out: Outcome) -> Outcome:
+    """Without the steps before a failure that did not move the time any more."""
+    stuck = np.flatnonzero(np.diff(out.t) == 0)
+    if stuck.size == 0:
+        return out
+    n = int(stuck[0]) + 1
+    return replace(out, t=out.t[:n], u=out.u[:, :n])
+
+
 def _salvage(task: Task, t: float, u: Array, end: float, failure: Outcome) -> Outcome | None:
     """Compute again what a failed call had computed before it failed."""
     last = failure.failed_at if t < failure.failed_at < end else end
@@ -417,8 +426,10 @@ def _at_saveat(task: Task, whole: March, cuts: list[float]) -> March:
     if task.saveat is None or whole.retcode == "Stiff":
         return whole
     reached = task.saveat[task.saveat <= whole.end[0]]
-    part = replace(task, t1=whole.end[0], saveat=reached)
-    again = _replay(part, tuple(cuts), 0.0)
+    last = float(reached[-1]) if reached.size else task.t0
+    # No further than the last of them: what comes after is close to what stopped the march.
+    part = replace(task, t1=last, saveat=reached)
+    again = _replay(part, tuple(sorted({*(cut for cut in cuts if cut < last), last} - {task.t0})), 0.0)
     return March(again.t, again.u, whole.end, whole.n_steps, whole.retcode, whole.message, whole.seconds)
 
 
