@@ -297,9 +297,10 @@ class Slices:
                 if self._shorter(t, end, out, guard):
                     continue
                 self.retcode, self.message = out.retcode, out.message
-                saved = _moving(out) if out.t.size else _salvage(task, t, u, end, out)
-                if saved is not None and saved.t.size > 1:
-                    yield self._advance(saved, float(saved.t[-1]))
+                saved = out if out.t.size else _salvage(task, t, u, end, out)
+                moving = None if saved is None else _moving(saved)
+                if moving is not None and moving.t.size > 1:
+                    yield self._advance(moving, float(moving.t[-1]))
                 return
             # The library stops within rounding of the end, which must not leave a sliver.
             yield self._advance(out, end)
