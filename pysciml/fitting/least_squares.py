@@ -32,10 +32,6 @@ def fit(
     loss: str | Rho = "linear",
     loss_scale: float = 1.0,
     confidence: float = 0.95,
-    optimizer: str = "least_squares",
-    regularize: Any = None,
-    learning_rate: float | None = None,
-    epochs: int | None = None,
     seed: int | None = None,
     max_evaluations: int | None = None,
     tolerance: float = 1e-10,
@@ -81,9 +77,6 @@ def fit(
         The weighted residual from which one counts as an outlier.
     confidence : float, default 0.95
         Of the intervals.
-    optimizer : {"least_squares"}
-    regularize, learning_rate, epochs
-        For networks, which this version does not fit.
     seed : int, optional
         Without effect here: nothing is random.
     max_evaluations : int, optional
@@ -104,7 +97,7 @@ def fit(
     ProblemError
         If data or options do not fit the problem; the message names the culprit.
     UnsupportedError
-        For stochastic systems, and for optimizers other than ``"least_squares"``.
+        For stochastic systems.
     SolverError
         If the model cannot be solved at the starting values. Elsewhere a failure only turns the
         search back.
@@ -121,7 +114,7 @@ def fit(
     >>> result.estimates.to_dataframe()
     """
     require_problem(problem, "fit")
-    _check_method(problem, optimizer, regularize, learning_rate, epochs)
+    _refuse_stochastic(problem)
     make, read = Residuals, read_data
     if problem.system.model.fields:
         from pysciml.fitting.fields import FieldResiduals, read_field_data, refuse_initial
@@ -163,15 +156,7 @@ def fit(
     return _result(residuals, data, success, message, confidence, solver, absolute=absolute_sigma)
 
 
-def _check_method(problem: Problem, optimizer: Any, regularize: Any, learning_rate: Any, epochs: Any) -> None:
-    if optimizer != "least_squares":
-        raise UnsupportedError(
-            f"optimizer={optimizer!r} is for networks, which this version does not fit; parameters and initial "
-            "values are fitted by optimizer='least_squares'"
-        )
-    for name, value in (("regularize", regularize), ("learning_rate", learning_rate), ("epochs", epochs)):
-        if value is not None:
-            raise UnsupportedError(f"{name}= is for networks, which this version does not fit: leave it out")
+def _refuse_stochastic(problem: Problem) -> None:
     if problem.system.kind == "sde":
         raise UnsupportedError(
             f"{problem.system.name} is stochastic: its solutions are random, and least squares does not fit them; "
