@@ -17,6 +17,7 @@ from pysciml.pde.boundary import Sides, read_boundary
 from pysciml.pde.noise import read_noise
 from pysciml.pde.solving import solve_for_time_derivatives
 from pysciml.symbolic import printing
+from pysciml.symbolic.networks import NetworkTerm
 from pysciml.symbolic.reading import RESERVED, describe, normalize
 from pysciml.symbolic.system import _read_observed, _read_parameters
 from pysciml.symbolic.variables import BrownianMotion, attributes, scalar
@@ -146,6 +147,11 @@ class PDESystem:
         for i, equation in enumerate(self.equations):
             where = describe(equation, i, self.time)
             for atom in sp.preorder_traversal(equation):
+                if isinstance(atom, NetworkTerm):
+                    raise UnsupportedError(
+                        f"{where}: the network {atom.head.network.name} is a term of ordinary and stochastic equations "
+                        "(pysciml.System) alone; write what is unknown here with parameters, which pysciml.fit fits"
+                    )
                 if not isinstance(atom, AppliedUndef):
                     continue
                 symbol = atom.func.__name__

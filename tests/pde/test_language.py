@@ -79,6 +79,10 @@ def test_wrong_words(changed: dict[str, Any], message: str) -> None:
         ({"equations": [ps.Eq(D(u), u + v), ps.Eq(0, ps.laplacian(v) - u)]}, "v has no time derivative"),
         ({"equations": [ps.Eq(D(u, 3), u)]}, "time derivatives go up to the second"),
         ({"equations": [ps.Eq(D(u**2), u)]}, "not of expressions"),
+        (
+            {"equations": [ps.Eq(D(u), ps.MLP("nn", inputs=1, outputs=1)(u))]},
+            r"the network nn .* \(pysciml\.System\) alone",
+        ),
     ],
 )
 def test_what_is_not_solved_is_said(changed: dict[str, Any], message: str) -> None:
