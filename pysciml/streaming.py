@@ -207,7 +207,7 @@ def _identify(problem: Problem, engine: str, alg: str | None, options: SolveOpti
         "engine": engine,
         "alg": alg,
         "rtol": options.rtol,
-        "atol": options.atol if options.atols is None else options.atols.tolist(),
+        "atol": np.asarray(options.absolute).tolist(),
         "dt": options.dt,
         "seed": options.seed,
         "device": options.device,
