@@ -8,7 +8,8 @@ Names: ``digits-ode`` (image classification with an ODE layer), ``digits-sde`` (
 (a latent ODE of irregularly sampled spirals), ``spiral-sde`` (the cubic spiral, fitted through its moments). Images
 are scikit-learn's digits, or MNIST: ``--images mnist`` downloads it, ``--images PATH`` takes the folder with its four
 files, or an ``.npz`` with ``x_train y_train x_test y_test``. ``--data DIR`` takes the records of the PhysioNet
-Challenge of 2012 (the folder into which its ``set-a`` was unpacked) instead of the spirals.
+Challenge of 2012 (the folder into which its ``set-a`` was unpacked) instead of the spirals. ``--engine julia`` solves
+and differentiates the layers with Julia, where that has been set up; the rest of each model stays in JAX.
 
 Methods run interleaved, seed by seed, in one process; compare the ratios. Training time is that of all epochs without
 compilation, prediction time the least of several solves of the test set; both are processor times, over all threads,
@@ -20,10 +21,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ import numpy as np
 
 from benchmarks.experiments import EXPERIMENTS, Experiment
 from benchmarks.regularization_report import write
+from pysciml.engines.base import registry
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -107,7 +110,13 @@ class Method:
 
 
 def run(
-    name: str, seeds: Sequence[int], epochs: int | None, only: Sequence[str], images: str | None, series: str | None
+    name: str,
+    seeds: Sequence[int],
+    epochs: int | None,
+    only: Sequence[str],
+    images: str | None,
+    series: str | None,
+    engine: str = "jax",
 ) -> Iterator[dict[str, Any]]:
     """One experiment: what is kept of it, after each seed."""
     begin = time.perf_counter()
@@ -115,6 +124,8 @@ def run(
         experiment = EXPERIMENTS[name](images, series)
     except ValueError as error:
         raise SystemExit(str(error)) from error
+    if engine == "julia":
+        experiment = moved_to_julia(experiment)
     chosen = experiment.methods
     if only:
         unknown = [method for method in only if method not in chosen]
@@ -149,6 +160,20 @@ def run(
         }
 
 
+def moved_to_julia(experiment: Experiment) -> Experiment:
+    """The same experiment, whose layers Julia solves and differentiates."""
+    missing = registry()["julia"].unavailable()
+    if missing is not None:
+        raise SystemExit(missing)
+    from benchmarks.on_julia import on_julia
+
+    return replace(
+        experiment,
+        title=f"{experiment.title}, on Julia",
+        model=lambda regularize, key: on_julia(experiment.model(regularize, key)),
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.regularization", description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=[*EXPERIMENTS, "all", "report"])
@@ -157,18 +182,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", default=(), help="some of the methods; vanilla is always one")
     parser.add_argument("--images", metavar="PATH", help="MNIST: its folder, an .npz, or the word mnist (downloads)")
     parser.add_argument("--data", metavar="DIR", help="the records of the PhysioNet Challenge of 2012")
+    parser.add_argument("--engine", choices=["jax", "julia"], default="jax", help="what solves the layers")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
+    os.environ.setdefault("PYTHON_JULIACALL_THREADS", "1")  # processor times are compared, not those of waiting
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "regularization.json"
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     names = {"all": list(EXPERIMENTS), "report": []}.get(given.name, [given.name])
     for name in names:
-        for result in run(name, range(given.seeds), given.epochs, given.methods, given.images, given.data):
-            found[name] = result
+        label = name if given.engine == "jax" else f"{name}, julia"
+        options = given.epochs, given.methods, given.images, given.data, given.engine
+        for result in run(name, range(given.seeds), *options):
+            found[label] = result
             kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    write({name: found[name] for name in EXPERIMENTS if name in found}, given.out)
+    labels = [label for name in EXPERIMENTS for label in (name, f"{name}, julia")]
+    write({label: found[label] for label in labels if label in found}, given.out)
     print((given.out / "regularization.md").read_text(encoding="utf-8"))
 
 

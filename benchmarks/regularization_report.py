@@ -55,6 +55,11 @@ COLOURS = {
 }
 
 
+def experiment(name: str) -> str:
+    """Of ``"digits-ode, julia"`` the name without the engine."""
+    return name.partition(",")[0]
+
+
 def ratio(rows: dict[str, Any], method: str, column: str) -> float:
     """Of the means over seeds, to vanilla's."""
     return float(np.mean(rows[method][column]) / np.mean(rows["vanilla"][column]))
@@ -63,6 +68,7 @@ def ratio(rows: dict[str, Any], method: str, column: str) -> float:
 def promises(name: str, kept: dict[str, Any]) -> list[tuple[str, str, bool]]:
     """What should hold, what was measured, and whether it does."""
     rows = kept["rows"]
+    name = experiment(name)
     found: list[tuple[str, str, bool]] = []
 
     def add(what: str, value: float, good: bool, text: str = "{:.2f}") -> None:
@@ -92,7 +98,7 @@ def promises(name: str, kept: dict[str, Any]) -> list[tuple[str, str, bool]]:
 
 def table(name: str, kept: dict[str, Any]) -> str:
     """The table of one experiment."""
-    rows, paper = kept["rows"], PAPER.get(name, {})
+    rows, paper = kept["rows"], PAPER.get(experiment(name), {})
     head = ["method", kept["metric"], "evaluations", "prediction, ms", "training, s"]
     head += ["evaluations ×", "prediction ×", "training ×"]
     if paper:
@@ -118,7 +124,7 @@ def write(found: dict[str, Any], out: Path) -> None:
     """``regularization.md`` and ``regularization.png``."""
     parts = [
         "# Regularization: what it does to the cost of learned equations\n",
-        "Written by `python -m benchmarks.regularization all --seeds 3`; the methods of an experiment run interleaved, "
+        "Written by `python -m benchmarks.regularization all --seeds 3`, and with `--engine julia`; the methods of an experiment run interleaved, "
         "seed by seed, in one process. Means ± standard deviations over seeds; columns with × are ratios to vanilla "
         "(prediction, training: of times, smaller is faster). Evaluations are those of the right-hand side (of the "
         "drift, for stochastic equations) in one prediction of the test set; prediction is the time of that, training "
@@ -129,8 +135,8 @@ def write(found: dict[str, Any], out: Path) -> None:
     for name, kept in found.items():
         parts.append(f"## {kept['title']} (`{name}`)\n")
         about = f"{kept['data']}, {len(kept['seeds'])} seeds, {kept['epochs']} epochs"
-        if name in PAPER_DATA:
-            about += f" (the paper: {PAPER_DATA[name]})"
+        if experiment(name) in PAPER_DATA:
+            about += f" (the paper: {PAPER_DATA[experiment(name)]})"
         parts.append(f"{about}; {kept['machine']}; {kept['seconds'] / 60:.1f} minutes in all.\n")
         parts.append(table(name, kept) + "\n")
         held = promises(name, kept)
