@@ -124,12 +124,13 @@ def write(found: dict[str, Any], out: Path) -> None:
     """``regularization.md`` and ``regularization.png``."""
     parts = [
         "# Regularization: what it does to the cost of learned equations\n",
-        "Written by `python -m benchmarks.regularization all --seeds 3`, and with `--engine julia`; the methods of an experiment run interleaved, "
-        "seed by seed, in one process. Means ± standard deviations over seeds; columns with × are ratios to vanilla "
-        "(prediction, training: of times, smaller is faster). Evaluations are those of the right-hand side (of the "
-        "drift, for stochastic equations) in one prediction of the test set; prediction is the time of that, training "
-        "that of all epochs without compilation, both of the processor. The paper's columns: Pal, Edelman & "
-        "Rackauckas (2023), tables 1 and 2, on larger data sets; † quoted there from Pal et al. (2021).\n",
+        "Written by `python -m benchmarks.regularization all --seeds 3`, and with `--engine julia`; the methods of"
+        " an experiment run interleaved, seed by seed, in one process. Means ± standard deviations over seeds; "
+        "columns with × are ratios to vanilla (prediction, training: of times, smaller is faster). Evaluations are"
+        " those of the right-hand side (of the drift, for stochastic equations) in one prediction of the test set;"
+        " prediction is the time of that, training that of all epochs without compilation, both of the processor. "
+        "The paper's columns: Pal, Edelman & Rackauckas (2023), tables 1 and 2, on larger data sets; † quoted "
+        "there from Pal et al. (2021).\n",
         "![Evaluations while training, and what a prediction costs](regularization.png)\n",
     ]
     for name, kept in found.items():
