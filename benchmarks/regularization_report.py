@@ -131,7 +131,7 @@ def write(found: dict[str, Any], out: Path) -> None:
         " prediction is the time of that, training that of all epochs without compilation, both of the processor. "
         "The paper's columns: Pal, Edelman & Rackauckas (2023), tables 1 and 2, on larger data sets; † quoted "
         "there from Pal et al. (2021).\n",
-        "![Evaluations while training, and what a prediction costs](regularization.png)\n",
+        "![Evaluations while training, and what a prediction costs, on JAX](regularization.png)\n",
     ]
     for name, kept in found.items():
         parts.append(f"## {kept['title']} (`{name}`)\n")
@@ -155,7 +155,7 @@ def write(found: dict[str, Any], out: Path) -> None:
     if (out / "training.json").exists():
         parts.append(epochs(json.loads((out / "training.json").read_text(encoding="utf-8"))))
     (out / "regularization.md").write_text("\n".join(parts), encoding="utf-8")
-    draw(found, out / "regularization.png")
+    draw({name: kept for name, kept in found.items() if name == experiment(name)}, out / "regularization.png")
 
 
 def epochs(kept: dict[str, Any]) -> str:
