@@ -181,8 +181,8 @@ function PySciML.pull_by_adjoint!(
     along = integrates ? (; dgdu_continuous = by_running!) : (;)
     logger = Warned(false)
     by_start, by_parameters = with_logger(logger) do
-        adjoint_sensitivities(
-            solution(s, products, adjoint.algorithm), adjoint.algorithm; adjoint.sensealg, t = times, dgdu_discrete = by_saved!,
+        Base.invokelatest( # the algorithm's package may just have been loaded
+            adjoint_sensitivities, solution(s, products, adjoint.algorithm), adjoint.algorithm; adjoint.sensealg, t = times, dgdu_discrete = by_saved!,
             along..., abstol = s.atol, reltol = s.rtol,
         )
     end
