@@ -7,7 +7,7 @@ using Test
 
 const CONTINUOUS = (
     BacksolveAdjoint(), GaussAdjoint(), GaussKronrodAdjoint(), InterpolatingAdjoint(), InterpolatingAdjoint(; checkpointing = true),
-    QuadratureAdjoint(; abstol = 1.0e-13, reltol = 1.0e-13),
+    QuadratureAdjoint(; abstol = 1.0e-8, reltol = 1.0e-8),
 )
 
 "The van der Pol oscillator, with the parameter of its damping."
