@@ -1,7 +1,7 @@
 module PySciMLSciMLSensitivityExt
 
 using Logging: Logging, AbstractLogger, with_logger
-using PySciML: PySciML, AdaptiveSolve, BatchField, clear!, combine!, from_start!, integrand!, parameter_bars!, pull_integrand!,
+using PySciML: PySciML, AdaptiveSolve, clear!, combine!, from_start!, integrand!, n_params, parameter_bars!, pull_integrand!,
     pull_slope!, slope!, stage_time
 using SciMLBase: SciMLBase, ODEFunction, ODEProblem, ReturnCode
 using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, GaussKronrodAdjoint, InterpolatingAdjoint, QuadratureAdjoint, ZygoteVJP,
@@ -21,15 +21,23 @@ end
 function PySciML.adjoint(text::String, method::String)
     name, options = PySciML.read_algorithm(text)
     haskey(ADJOINTS, name) || throw(ArgumentError("$name is no adjoint: $(join(sort!(collect(keys(ADJOINTS))), ", ")) are"))
-    # Products with the Jacobians are those of the tape (`vjp`, `vjp_p`); the package would probe for a way to get them otherwise.
-    return Adjoint(ADJOINTS[name](; autojacvec = ZygoteVJP(), options...), PySciML.algorithm(method, :ode))
+    return made(ADJOINTS[name], method; options...)
 end
+
+PySciML.adjoint(given::Union{BacksolveAdjoint, GaussAdjoint, GaussKronrodAdjoint, InterpolatingAdjoint}, method::String) =
+    made(ADJOINTS[nameof(typeof(given))], method; given.checkpointing)
+PySciML.adjoint(given::QuadratureAdjoint, method::String) = made(QuadratureAdjoint, method; given.abstol, given.reltol)
+PySciML.adjoint(given, ::String) =
+    throw(ArgumentError("$given is no adjoint: $(join(sort!(collect(keys(ADJOINTS))), ", ")) are, or their names"))
+
+"Products with the Jacobians are those of the field (`vjp`, `vjp_p`); the package would probe for a way to get them otherwise."
+made(sensealg, method; options...) = Adjoint(sensealg(; autojacvec = ZygoteVJP(), options...), PySciML.algorithm(method, :ode))
 
 # -- the solution as SciML knows one
 
 "A solve's right-hand side with the products of its Jacobians with a vector, on vectors of all states."
-struct Products
-    field::BatchField
+struct Products{F}
+    field::F
     y::Matrix{Float64}
     slope::Matrix{Float64}
     y_bar::Matrix{Float64}
@@ -87,7 +95,7 @@ function solution(s::AdaptiveSolve, f::Products, algorithm)
         vjp_p = (out, v, u, p, t) -> by_parameters!(out, v, f, u, t),
     )
     # As many parameters as there are: their values are not read.
-    problem = ODEProblem(rhs, vec(s.y0), (s.t0, s.t1), zeros(s.field.tape.n_params))
+    problem = ODEProblem(rhs, vec(s.y0), (s.t0, s.t1), zeros(n_params(s.field)))
     times = push!(s.record.t[1:s.count], s.t1)
     states = push!([vec(y) for y in view(s.record.y, 1:s.count)], vec(PySciML.final_state(s)))
     return SciMLBase.build_solution(
@@ -98,9 +106,9 @@ end
 # -- what is differentiated
 
 "What is integrated along, differentiated: the mean square of the slope, and a solve's integrand."
-struct Running
-    solve::AdaptiveSolve{BatchField}
-    products::Products
+struct Running{S <: AdaptiveSolve, P <: Products}
+    solve::S
+    products::P
 end
 
 "Go back from the adjoint `bar` of the integrand."
@@ -150,7 +158,7 @@ Logging.shouldlog(::Warned, args...) = true
 Logging.handle_message(logger::Warned, args...; kwargs...) = (logger.yes = true; nothing)
 
 function PySciML.pull_by_adjoint!(
-        y0_bar::AbstractMatrix, p_bar::AbstractVector, s::AdaptiveSolve{BatchField}, adjoint::Adjoint,
+        y0_bar::AbstractMatrix, p_bar::AbstractVector, s::AdaptiveSolve, adjoint::Adjoint,
         ys_bar::AbstractArray{Float64, 3}, y1_bar::AbstractMatrix, integral_bar::Float64,
     )
     s.dense || throw(ArgumentError("an adjoint needs a dense solve"))
@@ -173,8 +181,8 @@ function PySciML.pull_by_adjoint!(
     along = integrates ? (; dgdu_continuous = by_running!) : (;)
     logger = Warned(false)
     by_start, by_parameters = with_logger(logger) do
-        adjoint_sensitivities(
-            solution(s, products, adjoint.algorithm), adjoint.algorithm; adjoint.sensealg, t = times, dgdu_discrete = by_saved!,
+        Base.invokelatest( # the algorithm's package may just have been loaded
+            adjoint_sensitivities, solution(s, products, adjoint.algorithm), adjoint.algorithm; adjoint.sensealg, t = times, dgdu_discrete = by_saved!,
             along..., abstol = s.atol, reltol = s.rtol,
         )
     end

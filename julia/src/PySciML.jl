@@ -23,8 +23,8 @@ with them), `noisy.jl` (the same with noise), `training.jl` (what Python calls),
 """
 module PySciML
 
-export ErrorEstimate, KineticEnergy, LatentODE, LocalErrorEstimate, LocalStiffnessEstimate, NeuralODE, NeuralSDE, RandomEndTime,
-    StiffnessEstimate
+export ErrorEstimate, JacobianNorm, KineticEnergy, LatentODE, LocalErrorEstimate, LocalStiffnessEstimate, NeuralODE, NeuralSDE,
+    RandomEndTime, StiffnessEstimate, TaylorDerivative
 
 using ADTypes: AutoFiniteDiff, AutoForwardDiff, AutoSparse, KnownJacobianSparsityDetector
 using DifferentiationInterface: Constant, jacobian!, prepare_jacobian

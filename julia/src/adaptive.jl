@@ -37,7 +37,7 @@ derivative is that of the steps that were taken. `dense` keeps the slopes of all
 
 Regularization by the estimates of a solver is that of Pal, Ma, Shah & Rackauckas, *Opening the Blackbox* (ICML 2021).
 """
-mutable struct AdaptiveSolve{F}
+mutable struct AdaptiveSolve{F, G}
     field::F
     method::ExplicitMethod
     rtol::Float64
@@ -46,7 +46,7 @@ mutable struct AdaptiveSolve{F}
     through_steps::Bool
     dense::Bool
     kinetic::Float64
-    integrand::Union{Nothing, Integrand}
+    integrand::G
     # One step: the states and slopes of its stages, its error and that relative to the tolerance.
     inner::Vector{Matrix{Float64}}
     slopes::Vector{Matrix{Float64}}
@@ -82,19 +82,23 @@ AdaptiveSolve(
 )
 
 """
-    AdaptiveSolve(field, method, shape, rtol, atol, max_steps; kinetic = 0.0, through_steps = false)
+    AdaptiveSolve(
+        field, method, shape, rtol, atol, max_steps; kinetic = 0.0, through_steps = false, integrand = nothing, dense = false,
+    )
 
-A solve of states of that shape with any `field` that has `prepare!`, `slope!`, `pull_slope!` and `clear!` as a
-[`BatchField`](@ref) has.
+A solve of states of that shape with any `field` that has `prepare!`, `slope!`, `pull_slope!`, `clear!`, `n_params` and
+`parameter_bars!` as a [`BatchField`](@ref) has, and any `integrand` that has `prepare!`, `integrand!`, `integrand` and
+`pull_integrand!` as an [`Integrand`](@ref) has, and a field of its own.
 """
 function AdaptiveSolve(
-        field, method::ExplicitMethod, shape::NTuple{2, Int}, rtol, atol, max_steps; kinetic = 0.0, through_steps = false,
-        integrand = nothing, dense = false,
-    )
+        field::F, method::ExplicitMethod, shape::NTuple{2, Int}, rtol, atol, max_steps; kinetic = 0.0, through_steps = false,
+        integrand::I = nothing, dense = false,
+    ) where {F, I}
+    G = I <: Union{Nothing, Integrand} ? Union{Nothing, Integrand} : I # solves of graphs are compiled once
     stages = n_stages(method)
     many() = [zeros(shape) for _ in 1:stages]
     one() = zeros(shape)
-    return AdaptiveSolve(
+    return AdaptiveSolve{F, G}(
         field, method, rtol, atol, max_steps, through_steps, dense, kinetic, integrand, many(), many(), one(), one(),
         zeros(stages), many(), many(), one(), one(), one(), one(), Float64[], Record(), 0.0, 1.0, true, 0, 0, 0, 0, 0.0, false,
     )

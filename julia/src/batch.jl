@@ -143,6 +143,8 @@ end
 "Forget the adjoints of all parameters."
 clear!(f::BatchField) = foreach(clear!, f.bars)
 
+n_params(f::BatchField) = f.tape.n_params
+
 "Add to `p_bar` the derivatives by the parameters."
 parameter_bars!(p_bar::AbstractVector, f::BatchField) = parameter_bars!(p_bar, f.parameters, f.tape, f.bars)
 

@@ -2,7 +2,7 @@
 
 """
     NeuralODE(model; t0 = 0.0, t1 = 1.0, regularize = (), rtol = 1e-6, atol = 1e-6, algorithm = "Tsit5", max_steps = 256,
-              with_time = false)
+              with_time = false, adjoint = nothing)
 
 A Lux layer `y(t0) -> y(t1)` of the equation `dy/dt = model(y)`, or `model([y; t])` if `with_time`. Needs `using Lux`.
 
@@ -18,7 +18,11 @@ Regularizers ([`Regularizer`](@ref)) are in effect where the state is in trainin
 `Lux.update_state(st, :progress, 0.3)` says how far an annealed training is. The solver computes in double precision, the model in
 that of `y0`.
 
-`algorithm` is `"Tsit5"`, `"DP5"` or `"BS3"`.
+`algorithm` is `"Tsit5"`, `"DP5"` or `"BS3"`. `adjoint` differentiates the layer by a continuous adjoint in place of the discrete one,
+with `using SciMLSensitivity`: `GaussAdjoint()`, `InterpolatingAdjoint()`, `BacksolveAdjoint()` (Chen, Rubanova, Bettencourt & Duvenaud,
+NeurIPS 2018) or another of its, or the name of one, as in `ps.fit`. It is solved with the same method and tolerances, and its products
+with Jacobians come from the rules that differentiate the model, whatever its `autojacvec`. Local regularizers go with any (Pal et al.
+2023), [`ErrorEstimate`](@ref) and [`StiffnessEstimate`](@ref) with none. Where its equations can't be solved, derivatives are NaN.
 """
 function NeuralODE end
 
@@ -26,8 +30,9 @@ function NeuralODE end
     NeuralSDE(drift, diffusion; t0 = 0.0, t1 = 1.0, regularize = (), rtol = 0.1, atol = 0.1, max_steps = 256, with_time = false)
 
 A Lux layer of the Itô equation `dy = drift(y) dt + diffusion(y) dW`, in which every entry of every sample has its own Brownian
-motion: SOSRI with adaptive steps and rejection sampling with memory. Random numbers come from the layer's state. See
-[`NeuralODE`](@ref).
+motion: SOSRI with adaptive steps and rejection sampling with memory. Random numbers come from the layer's state. It is
+differentiated through its steps, and has neither [`TaylorDerivative`](@ref), as paths have no derivatives, nor
+[`JacobianNorm`](@ref). See [`NeuralODE`](@ref).
 """
 function NeuralSDE end
 

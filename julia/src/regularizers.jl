@@ -3,7 +3,8 @@
 """
 A term of a training loss made of a solver's own estimates, times a weight; with `final` the weight decays exponentially from
 `weight` at the beginning of the training to `final` at its end. See [`ErrorEstimate`](@ref), [`StiffnessEstimate`](@ref),
-[`LocalErrorEstimate`](@ref), [`LocalStiffnessEstimate`](@ref), [`KineticEnergy`](@ref), [`RandomEndTime`](@ref).
+[`LocalErrorEstimate`](@ref), [`LocalStiffnessEstimate`](@ref), [`TaylorDerivative`](@ref), [`KineticEnergy`](@ref),
+[`JacobianNorm`](@ref), [`RandomEndTime`](@ref).
 """
 abstract type Regularizer end
 
@@ -89,6 +90,42 @@ struct LocalStiffnessEstimate <: Regularizer
 end
 
 """
+    TaylorDerivative(order = 2, weight = 0.01; final = weight)
+
+The integral of the mean square of the solution's derivative of that order, from 1 to 4, by time (Kelly, Bettencourt, Johnson &
+Duvenaud, *Learning Differential Equations that are Easy to Solve*, NeurIPS 2020, TayNODE): solvers of order `p` are cheap where
+derivatives of order `p + 1` are small. It is computed with dual numbers in dual numbers, each order with twice as many parts.
+"""
+struct TaylorDerivative <: Regularizer
+    order::Int
+    weight::Float64
+    final::Float64
+    function TaylorDerivative(order = 2, weight = 0.01; final = weight)
+        check_weights("TaylorDerivative", weight, final)
+        order isa Integer && 1 <= order <= 4 ||
+            throw(ArgumentError("TaylorDerivative: order must be an integer from 1 to 4, not $order"))
+        return new(order, weight, final)
+    end
+end
+
+"""
+    JacobianNorm(weight = 0.01; final = weight)
+
+The integral of an unbiased estimate of the squared Frobenius norm of the model's Jacobian ``J``, divided by the number of states
+(Finlay, Jacobsen, Nurbekyan & Oberman, *How to Train Your Neural ODE*, ICML 2020, RNODE, eq. 9). The estimate is ``|J ε|^2`` with
+one random normal vector ``ε`` for each solve. It has the distribution of the paper's ``|ε^T J|^2``, as a square matrix and its
+transpose have the same singular values, and needs derivatives forward alone.
+"""
+struct JacobianNorm <: Regularizer
+    weight::Float64
+    final::Float64
+    function JacobianNorm(weight = 0.01; final = weight)
+        check_weights("JacobianNorm", weight, final)
+        return new(weight, final)
+    end
+end
+
+"""
     KineticEnergy(weight = 0.01; final = weight)
 
 The integral of the mean square of the derivative (Finlay, Jacobsen, Nurbekyan & Oberman, ICML 2020, eq. 8).
@@ -164,7 +201,7 @@ end
 
 What the terms of a solve that is done, and ended at `y1`, add to the loss.
 """
-regularization(terms::Tuple, s, y1) = sum(term -> value(term.regularizer, term, s, y1), terms; init = 0.0)
+regularization(terms::Tuple, s, y1) = sum(term -> value(term.regularizer, term, s, y1), terms; init = s.integral)
 
 function value(r::Union{ErrorEstimate, StiffnessEstimate}, term::Term, s, y1)
     each = estimates(r, s)
@@ -176,8 +213,8 @@ function value(r::Union{LocalErrorEstimate, LocalStiffnessEstimate}, term::Term,
     return term.coefficient * (r isa LocalErrorEstimate ? error : stiffness)
 end
 
-value(::KineticEnergy, term::Term, s, y1) = s.integral # the coefficient is in it
-value(::RandomEndTime, term::Term, s, y1) = 0.0
+"What is integrated is in the integral, times its coefficient."
+value(::Union{TaylorDerivative, KineticEnergy, JacobianNorm, RandomEndTime}, term::Term, s, y1) = 0.0
 
 "Add the derivatives of the terms by errors and stiffness estimates of all steps, times `bar`."
 function estimate_bars!(error_bar::Vector{Float64}, stiffness_bar::Vector{Float64}, terms::Tuple, s, bar::Float64)

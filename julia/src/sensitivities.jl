@@ -1,12 +1,35 @@
 # The derivative of a solve by an adjoint of SciMLSensitivity.jl, in place of that of the steps that were taken.
 
 """
-    adjoint(text, method)
+    adjoint(given, method)
 
-The adjoint that a text names, such as `GaussAdjoint` or `BacksolveAdjoint(checkpointing = false)`, whose own equations are
-solved with the method of that name. Needs SciMLSensitivity.jl, as what follows does.
+The adjoint that a text names, such as `GaussAdjoint` or `BacksolveAdjoint(checkpointing = false)`, or one of SciMLSensitivity.jl's
+objects, whose own equations are solved with the method of that name. Needs SciMLSensitivity.jl, as what follows does.
 """
 function adjoint end
+
+"""
+    read_adjoint(owner, given, method, regularizers)
+
+The [`adjoint`](@ref) that the option of a layer named `owner` says, checked; `nothing` is the discrete one of the steps.
+"""
+function read_adjoint(owner, given, method, regularizers)
+    given === nothing && return nothing
+    for r in regularizers
+        r isa Union{ErrorEstimate, StiffnessEstimate} || continue
+        name = nameof(typeof(r))
+        throw(
+            ArgumentError(
+                "$owner: $name sums over all steps of the solver, through which it is differentiated (Pal et al. 2021); \
+                an adjoint of SciMLSensitivity.jl does not see them: leave adjoint out, or regularize by Local$name, which takes \
+                one step (Pal et al. 2023)",
+            )
+        )
+    end
+    Base.get_extension(@__MODULE__, :PySciMLSciMLSensitivityExt) === nothing &&
+        throw(ArgumentError("$owner: an adjoint is one of SciMLSensitivity.jl's: load it with `using SciMLSensitivity`"))
+    return adjoint(given, method)
+end
 
 """
     pull_by_adjoint!(y0_bar, p_bar, s, adjoint, ys_bar, y1_bar, integral_bar)

@@ -40,18 +40,59 @@ network(n = 2) = Chain(Dense(n => 8, tanh), Dense(8 => 2))
 @testset "gradients of a neural ODE" begin
     y0 = randn(Xoshiro(2), 2, 5)
     target = randn(Xoshiro(3), 2, 5, 3)
-    for regularize in ((), ErrorEstimate(0.3), ErrorEstimate(0.3; aggregate = :max), KineticEnergy(0.2))
+    for regularize in (
+            (), ErrorEstimate(0.3), ErrorEstimate(0.3; aggregate = :max), KineticEnergy(0.2), JacobianNorm(0.2),
+            TaylorDerivative(2, 0.2), (TaylorDerivative(4, 0.01), KineticEnergy(0.1)),
+        )
         # Differences move the steps, derivatives do not: they are compared where steps grow by the most that is allowed.
         layer = NeuralODE(network(); t1 = 2.0, rtol = 1.0e7, atol = 1.0e7, regularize)
         ps, st = double(layer)
         agrees(ps) do q
             out, _ = layer((y0, [0.5, 1.5, 2.0]), q, st)
-            sum(abs2, out.y .- target) + 1.0e8 * out.regularization
+            scale = regularize isa ErrorEstimate ? 1.0e8 : 1.0 # errors are relative to the tolerance
+            sum(abs2, out.y .- target) + scale * out.regularization
         end
         out, _ = layer(y0, ps, st)
         @test out.success && size(out.y) == size(y0) && out.evaluations == 2 + 6 * (out.steps + out.rejected)
         @test (out.regularization > 0) == (regularize != ())
     end
+end
+
+@testset "the derivatives along a solution are those of the equation" begin
+    extension = Base.get_extension(PySciML, :PySciMLLuxExt)
+    model = Chain(Dense(3 => 6, tanh), Dense(6 => 2))
+    ps, st = double(model)
+    field = extension.NetworkField{Float64}(model, ps, st, (2, 3), 1, true, nothing)
+    y0 = randn(Xoshiro(2), 2, 3)
+    slope(y, t) = first(model(vcat(y, fill(t, 1, size(y, 2))), ps, st))
+    "By its definition: the derivative along (dy, dt) = (slope, 1) of that of one order less."
+    along(order, y, t) = order == 1 ? slope(y, t) :
+        PySciML.ForwardDiff.derivative(s -> along(order - 1, y .+ s .* slope(y, t), t + s), 0.0)
+    for order in 1:4
+        term = extension.Integrated(order, 1.0, 1.0, nothing)
+        @test last(extension.derivatives!(Matrix{Float64}[], term, field, 0.3, y0)) ≈ along(order, y0, 0.3) rtol = 1.0e-12
+    end
+end
+
+@testset "what is integrated along a solution that is known" begin
+    # dy/dt = -1.5 y and dy/dt = t: the latter's second derivative is 1.
+    layer(model; options...) = NeuralODE(model; rtol = 1.0e-10, atol = 1.0e-10, options...)
+    decay, ps = Dense(1 => 1; use_bias = false), (; model = (; weight = fill(-1.5, 1, 1)))
+    regularization(l, y0, ps) = l(y0, ps, Lux.setup(Xoshiro(1), l)[2])[1].regularization
+    square = 4 * (1 - exp(-3)) / 3 # the integral of y^2 from y = 2
+    for order in 1:4
+        found = regularization(layer(decay; regularize = TaylorDerivative(order, 0.3)), [2.0;;], ps)
+        @test found ≈ 0.3 * 1.5^(2 * order) * square rtol = 1.0e-8
+    end
+    both = layer(decay; regularize = (TaylorDerivative(2, 0.3), KineticEnergy(0.2)))
+    @test regularization(both, [2.0;;], ps) ≈ (0.3 * 1.5^4 + 0.2 * 1.5^2) * square rtol = 1.0e-8
+    time = layer(WrappedFunction(u -> u[2:2, :]); with_time = true, regularize = TaylorDerivative(2, 1.0))
+    @test regularization(time, [2.0;;], (; model = (;))) ≈ 1 rtol = 1.0e-8
+    # A number of samples stand for the expectation, the squared Frobenius norm.
+    A = randn(Xoshiro(3), 2, 2)
+    linear = layer(Dense(2 => 2; use_bias = false); t1 = 0.1, regularize = JacobianNorm(0.5))
+    found = regularization(linear, zeros(2, 40_000), (; model = (; weight = A)))
+    @test found ≈ 0.1 * 0.5 * sum(abs2, A) / 2 rtol = 0.02
 end
 
 @testset "gradients of estimates, in a solve of one step" begin
@@ -199,6 +240,14 @@ end
     @test_throws "less than t1 - t0" NeuralODE(network(); regularize = RandomEndTime(2))
     @test_throws "must be positive" RandomEndTime(0)
     @test_throws "aggregate must be one of" ErrorEstimate(1; aggregate = :median)
+    @test_throws "order must be an integer from 1 to 4, not 5" TaylorDerivative(5)
+    @test_throws "have no derivatives" NeuralSDE(network(), network(); regularize = TaylorDerivative())
+    @test_throws "JacobianNorm: this NeuralSDE has it not" NeuralSDE(network(), network(); regularize = JacobianNorm())
+    @test_throws "is for ordinary differential equations" NeuralSDE(network(), network(); adjoint = "GaussAdjoint")
+    @test_throws "does not see them: leave adjoint out, or regularize by LocalErrorEstimate" NeuralODE(
+        network(); regularize = ErrorEstimate(), adjoint = "GaussAdjoint"
+    )
+    @test_throws "load it with `using SciMLSensitivity`" NeuralODE(network(); adjoint = "GaussAdjoint")
     @test_throws "times must ascend" short((Float64.(y0), [0.5, 0.1]), ps, st)
     @test_throws "turns states of size" NeuralODE(Dense(2 => 3))(Float64.(y0), double(NeuralODE(Dense(2 => 3)))...)
     @test_throws "layer must be a NeuralODE" LatentODE(network(), 2, 3)

@@ -595,6 +595,11 @@ include("training.jl")
 end
 
 Base.find_package("Optimisers") === nothing || include("optimizers.jl")
+if Base.find_package("SciMLSensitivity") === nothing
+    println("SciMLSensitivity is not in this environment: its adjoints are not tested")
+else
+    include("sensitivities.jl")
+end
 
 if Base.find_package("Aqua") !== nothing
     # What the package loads by name where a solver asks for it is not among its dependencies.
@@ -607,7 +612,7 @@ if Base.find_package("JET") !== nothing
     @testset "JET" begin
         JET.test_package(PySciML; target_modules = (PySciML,), toplevel_logger = nothing)
         # Nothing in a training solve is dispatched while it runs.
-        S = PySciML.AdaptiveSolve{PySciML.BatchField}
+        S = PySciML.AdaptiveSolve{PySciML.BatchField, Union{Nothing, PySciML.Integrand}}
         V, M, A = Vector{Float64}, Matrix{Float64}, Array{Float64, 3}
         JET.test_opt(PySciML.solve!, (A, S, V, M, V, V, Float64, Float64, V); target_modules = (PySciML,))
         JET.test_opt(PySciML.pull!, (M, S, A, M, V, V, V, Float64); target_modules = (PySciML,))

@@ -14,10 +14,10 @@ import xarray as xr
 from pysciml.engines.base import Array
 from pysciml.engines.julia.optimizers import is_rule
 from pysciml.errors import ProblemError, UnsupportedError
-from pysciml.fitting.adjoints import Adjoint, engine_of, read_adjoint
 from pysciml.fitting.inputs import Observations, read_data
 from pysciml.hints import did_you_mean
 from pysciml.neural.adaptive import METHODS
+from pysciml.neural.adjoint_option import Adjoint, engine_of, read_adjoint
 from pysciml.neural.regularizers import RandomEndTime, Regularizer, TaylorDerivative, read_regularizers
 from pysciml.problem import Problem, number
 

@@ -41,7 +41,7 @@ class LatentODE(eqx.Module):
     Parameters
     ----------
     layer : NeuralODE
-        Of the hidden state.
+        Of the hidden state; its ``adjoint`` is that of the model.
     n_observed, n_hidden : int
         Sizes of an observation and of the hidden state.
     width : int

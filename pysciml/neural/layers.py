@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from pysciml.errors import ProblemError
 from pysciml.neural import noisy_terms, terms
 from pysciml.neural.adaptive import METHODS, Outcome, Setting, method
+from pysciml.neural.adjoint_option import read_layer_adjoint
 from pysciml.neural.adjoints import solve
 from pysciml.neural.regularizers import Regularizer, read_regularizers
 from pysciml.neural.stochastic import NoisySetting, solve_noisy
@@ -32,7 +33,8 @@ class Solved(NamedTuple):
     success : bool
         Whether the end was reached; the solution is NaN where not.
     step_sizes : array, shape (max_steps,)
-        Of the steps taken, in order; 0 beyond the last one, and for rejected ones where those are kept.
+        Of the steps taken, in order; 0 beyond the last one, and for rejected ones where those are kept. All are 0 where
+        the layer has an ``adjoint``, which keeps no steps.
     """
 
     y: Any
@@ -61,7 +63,8 @@ class NeuralODE(eqx.Module):
     """A layer ``y(t0) -> y(t1)`` of the equation ``dy/dt = field(t, y)``.
 
     A batch is one state with one step size, as in Pal et al. (2021, 2023): what the layer learns to
-    make cheap is the solve of the batch. Its gradients are those of the steps taken.
+    make cheap is the solve of the batch. Its gradients are those of the steps taken, unless it has
+    another ``adjoint``.
 
     Parameters
     ----------
@@ -75,11 +78,18 @@ class NeuralODE(eqx.Module):
     algorithm : {"Tsit5", "DP5", "BS3"}
     max_steps : int, default 256
         How many steps there may be; as many are kept for the way back.
+    adjoint : str or diffrax adjoint, optional
+        By which the layer is differentiated, as in `pysciml.fit`: the name of one of diffrax's, such as
+        ``"BacksolveAdjoint"`` (Chen et al. 2018) and ``"RecursiveCheckpointAdjoint(checkpoints = 16)"``, or one of its
+        objects. Local regularizers go with any of them (Pal et al. 2023); ``"ForwardMode"`` is for `jax.jvp`. By
+        default, the discrete adjoint of the accepted steps (Pal et al. 2021).
 
     Raises
     ------
     ProblemError
         Naming the option that makes no sense.
+    UnsupportedError
+        If the adjoint does not go with a regularizer.
 
     Examples
     --------
@@ -96,6 +106,7 @@ class NeuralODE(eqx.Module):
     algorithm: str = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
     regularize: tuple[Regularizer, ...] = eqx.field(static=True)
+    adjoint: Any = eqx.field(static=True)
 
     def __init__(
         self,
@@ -107,6 +118,7 @@ class NeuralODE(eqx.Module):
         atol: float = 1e-6,
         algorithm: str = "Tsit5",
         max_steps: int = 256,
+        adjoint: Any = None,
     ) -> None:
         self.t0, self.t1, self.rtol, self.atol = check_numbers("NeuralODE", t0, t1, rtol, atol, max_steps)
         if algorithm not in METHODS:
@@ -121,6 +133,8 @@ class NeuralODE(eqx.Module):
         self.regularize = read_regularizers(regularize)
         if terms.end_shift(self.regularize) >= self.t1 - self.t0:
             raise ProblemError("NeuralODE: b of RandomEndTime must be less than t1 - t0", symbol="b")
+        read = read_layer_adjoint(adjoint, "NeuralODE", self.regularize)
+        self.adjoint = None if read is None else read.value
 
     def __call__(self, y0: Any, ts: Any = None, *, key: Any = None, progress: Any = 1.0, train: bool = True) -> Solved:
         """Solve.
@@ -138,7 +152,8 @@ class NeuralODE(eqx.Module):
             False leaves the regularizers out.
         """
         regularizers = self.regularize if train else ()
-        how = terms.setting_for(Setting(method(self.algorithm), self.rtol, self.atol, self.max_steps), regularizers)
+        plain = Setting(method(self.algorithm), self.rtol, self.atol, self.max_steps, adjoint=self.adjoint)
+        how = terms.setting_for(plain, regularizers)
         arrays, static = eqx.partition(self.field, eqx.is_inexact_array)
         y0 = jnp.asarray(y0)
 
@@ -200,6 +215,8 @@ class NeuralSDE(eqx.Module):
         ``(t, y) -> array of shape (n,)`` for one sample.
     t0, t1, regularize, rtol, atol, max_steps
         As for `NeuralODE`; tolerances of stochastic solves are looser.
+    adjoint : None
+        There is no choice: a path is differentiated through its steps.
 
     Examples
     --------
@@ -226,11 +243,13 @@ class NeuralSDE(eqx.Module):
         rtol: float = 1e-1,
         atol: float = 1e-1,
         max_steps: int = 256,
+        adjoint: None = None,
     ) -> None:
         self.t0, self.t1, self.rtol, self.atol = check_numbers("NeuralSDE", t0, t1, rtol, atol, max_steps)
         self.drift, self.diffusion, self.max_steps = drift, diffusion, max_steps
         self.regularize = read_regularizers(regularize)
         noisy_terms.check(self.regularize)
+        read_layer_adjoint(adjoint, "NeuralSDE", self.regularize, stochastic=True)
         if terms.end_shift(self.regularize) >= self.t1 - self.t0:
             raise ProblemError("NeuralSDE: b of RandomEndTime must be less than t1 - t0", symbol="b")
 

@@ -57,15 +57,20 @@ def test_the_julia_package_passes_its_own_tests() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_the_lux_layers_pass_their_own_tests() -> None:
+@pytest.mark.parametrize(
+    ("script", "needed"),
+    [("layers.jl", ("Lux", "Zygote")), ("layers_by_adjoint.jl", ("Lux", "SciMLSensitivity", "Zygote"))],
+)
+def test_the_lux_layers_pass_their_own_tests(script: str, needed: tuple[str, ...]) -> None:
     found = environment.find()
     assert not isinstance(found, str)
     command = [found.executable, "--startup-file=no", f"--project={found.project}"]
-    wanted = 'exit(all(name -> Base.find_package(name) !== nothing, ("Lux", "Zygote")) ? 0 : 3)'
+    names = ", ".join(f'"{name}"' for name in needed)
+    wanted = f"exit(all(name -> Base.find_package(name) !== nothing, ({names})) ? 0 : 3)"
     if subprocess.run([*command, "-e", wanted], check=False).returncode == 3:
-        pytest.skip("Lux.jl and Zygote.jl are not in this Julia environment: Pkg.add them to it to test the layers")
-    script = environment.package_folder() / "test" / "layers.jl"
-    run = subprocess.run([*command, str(script)], capture_output=True, text=True, check=False)
+        pytest.skip(f"{', '.join(needed)} are not all in this Julia environment: Pkg.add them to it to test the layers")
+    path = environment.package_folder() / "test" / script
+    run = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

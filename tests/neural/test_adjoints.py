@@ -10,14 +10,15 @@ import diffrax
 import jax
 import numpy as np
 import pytest
+import sympy as sp
 import xarray as xr
 
 import pysciml as ps
 from pysciml.engines.jax.compiling import double_precision
-from pysciml.fitting import adjoints
 from pysciml.fitting.inputs import read_data
 from pysciml.fitting.objective import Layout, Objective, value_and_slope
 from pysciml.fitting.windows import cut, lay_out
+from pysciml.neural import adjoint_option as adjoints
 
 x, y = ps.variables("x y")
 a, c = ps.parameters("a c")
@@ -239,6 +240,19 @@ def test_a_continuous_adjoint_on_julia_gives_the_derivative_of_finite_difference
         step = 1e-5 * (np.arange(theta.size) == k)
         with double_precision():
             assert slope[k] == pytest.approx((loss(theta + step) - loss(theta - step)) / 2e-5, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.julia
+@pytest.mark.usefixtures("sensitivity")
+def test_an_adjoint_that_can_not_be_solved_on_julia_stops_the_fit():
+    """Backward in time the states leave what they had decayed to; SciMLSensitivity's solver gives up, and warns."""
+    fast = ps.Problem(ps.System([ps.Eq(ps.D(x), -a * (x - sp.cos(ps.t)))]), {x: 0.5}, (0, 4), {a: 300.0})
+    times = np.linspace(0.0, 4.0, 3)
+    data = xr.Dataset({"x": ("t", np.cos(times))}, coords={"t": times})
+    options = {"trainable": [a], "optimizer": "adam", "epochs": 2, "engine": "julia", "max_steps": 10_000}
+    with pytest.raises(ps.SolverError, match="its gradient is not finite with the starting numbers"):
+        ps.fit(fast, data, adjoint="BacksolveAdjoint(checkpointing = false)", **options)
+    assert np.isfinite(ps.fit(fast, data, adjoint="InterpolatingAdjoint", **options).history.loss).all()
 
 
 @pytest.mark.julia

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,100 @@ def test_a_latent_ode_reads_irregular_series_and_ignores_what_is_masked():
     assert np.array_equal(np.asarray(out.x), np.asarray(other.x))
     changed = infer(x.at[:, 1].set(100.0))
     assert not np.allclose(np.asarray(out.x), np.asarray(changed.x))
+
+
+def slopes(adjoint, tolerance, regularize=None):
+    """A loss of the solution and the regularization of a layer, and its derivatives by weights and initial values."""
+    options = {"rtol": tolerance, "atol": tolerance, "regularize": regularize, "adjoint": adjoint}
+    layer = ps.neural.NeuralODE(field(), t1=6.0, max_steps=128, **options)
+
+    @eqx.filter_jit
+    def evaluate(layer, x):
+        out = layer(x, jnp.asarray([0.3, 6.0]), key=jax.random.key(3))
+        return jnp.sum(out.y**2) + out.regularization
+
+    given, rest = eqx.partition(layer, eqx.is_inexact_array)
+    x = jax.random.normal(jax.random.key(1), (4, 3))
+    value, found = jax.value_and_grad(lambda g, x: evaluate(eqx.combine(g, rest), x), (0, 1))(given, x)
+    return float(value), np.concatenate([np.ravel(part) for part in jax.tree.leaves(found)])
+
+
+def apart(slope, exact):
+    return np.abs(slope - exact).max() / np.abs(exact).max()
+
+
+@pytest.mark.parametrize("adjoint", ["RecursiveCheckpointAdjoint(checkpoints = 4)", diffrax.DirectAdjoint()])
+def test_an_adjoint_of_the_steps_gives_the_derivative_of_a_layer(adjoint):
+    regularize = [ps.LocalErrorEstimate(0.3), ps.KineticEnergy(0.1)]
+    value, slope = slopes(adjoint, 1e-5, regularize)
+    expected, exact = slopes(None, 1e-5, regularize)
+    assert value == pytest.approx(expected, rel=1e-12)
+    assert apart(slope, exact) < 1e-10
+
+
+def test_a_continuous_adjoint_of_a_layer_comes_to_the_derivative_of_its_steps():
+    far, near = (apart(slopes("BacksolveAdjoint", tol)[1], slopes(None, tol)[1]) for tol in (1e-4, 1e-9))
+    assert far < 1e-2
+    assert near < 1e-3 * far
+
+
+def test_a_layer_is_differentiated_forward():
+    layer = ps.neural.NeuralODE(lambda t, y: -y, t1=2.0, rtol=1e-9, atol=1e-9, adjoint="ForwardMode")
+    value, slope = jax.jvp(lambda x: layer(x).y, (jnp.ones(2),), (jnp.asarray([1.0, -2.0]),))
+    assert np.asarray(value) == pytest.approx(np.exp([-2.0, -2.0]), rel=1e-7)
+    assert np.asarray(slope) == pytest.approx(np.exp(-2.0) * np.asarray([1.0, -2.0]), rel=1e-7)
+
+
+def test_a_latent_ode_is_differentiated_by_the_adjoint_of_its_layer():
+    times = jnp.asarray([0.0, 0.1, 0.45, 1.0])
+    x = jax.random.normal(jax.random.key(4), (3, 4, 2))
+    found = []
+    for adjoint in (None, "BacksolveAdjoint"):
+        inner = ps.neural.NeuralODE(Field(4, 8, jax.random.key(2)), rtol=1e-8, atol=1e-8, max_steps=64, adjoint=adjoint)
+        model = ps.neural.LatentODE(inner, n_observed=2, n_hidden=4, width=8, key=jax.random.key(3))
+
+        @eqx.filter_jit
+        @eqx.filter_grad
+        def slope(model):
+            out = model(x, jnp.ones_like(x), times, key=jax.random.key(5))
+            return jnp.mean((out.x - x) ** 2) + out.kl.mean()
+
+        found.append(np.concatenate([np.ravel(part) for part in jax.tree.leaves(slope(model))]))
+    assert 0 < apart(found[1], found[0]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"adjoint": "BacksolveAdjont"}, ps.ProblemError, r"did you mean 'BacksolveAdjoint'\?"),
+        ({"adjoint": 3}, ps.ProblemError, "must be the name of an adjoint"),
+        ({"adjoint": "DirectAdjoint(checkpoints = 3)"}, ps.ProblemError, "DirectAdjoint has no option checkpoints"),
+        ({"adjoint": diffrax.ImplicitAdjoint()}, ps.UnsupportedError, "differentiates steady states"),
+        (
+            {"adjoint": "GaussAdjoint"},
+            ps.UnsupportedError,
+            "NeuralODE: .* SciMLSensitivity's, which the Lux layers of Julia have: .* DirectAdjoint",
+        ),
+        (
+            {"adjoint": "DirectAdjoint", "regularize": ps.ErrorEstimate()},
+            ps.UnsupportedError,
+            "does not see them: leave adjoint out, or regularize by LocalErrorEstimate",
+        ),
+        (
+            {"adjoint": "DirectAdjoint", "regularize": [ps.RandomEndTime(), ps.StiffnessEstimate()]},
+            ps.UnsupportedError,
+            "does not see them: leave adjoint out, or regularize by LocalStiffnessEstimate",
+        ),
+    ],
+)
+def test_what_is_no_adjoint_of_a_layer_is_refused_where_it_is_made(options, error, message):
+    with pytest.raises(error, match=message):
+        ps.neural.NeuralODE(field(), **options)
+
+
+def test_a_noisy_layer_has_no_choice_of_adjoint():
+    with pytest.raises(ps.UnsupportedError, match="is for ordinary differential equations"):
+        ps.neural.NeuralSDE(field(), field(), adjoint="BacksolveAdjoint")
 
 
 def test_a_random_end_time_moves_the_end():

@@ -18,17 +18,22 @@ function Setting(owner; t0, t1, rtol, atol, max_steps, with_time, regularize)
     return Setting(Float64(t0), Float64(t1), Float64(rtol), Float64(atol), Int(max_steps), Bool(with_time), regularizers)
 end
 
-struct NeuralODELayer{M, S <: Setting} <: Lux.AbstractLuxContainerLayer{(:model,)}
+struct NeuralODELayer{M, A, S <: Setting} <: Lux.AbstractLuxContainerLayer{(:model,)}
     model::M
     method::ExplicitMethod
+    adjoint::A
     setting::S
 end
 
-PySciML.NeuralODE(
-    model; t0 = 0.0, t1 = 1.0, regularize = (), rtol = 1.0e-6, atol = 1.0e-6, algorithm = "Tsit5", max_steps = 256, with_time = false,
-) = NeuralODELayer(
-    model, PySciML.explicit_method(algorithm), Setting("NeuralODE"; t0, t1, rtol, atol, max_steps, with_time, regularize),
-)
+function PySciML.NeuralODE(
+        model; t0 = 0.0, t1 = 1.0, regularize = (), rtol = 1.0e-6, atol = 1.0e-6, algorithm = "Tsit5", max_steps = 256,
+        with_time = false, adjoint = nothing,
+    )
+    method = PySciML.explicit_method(algorithm)
+    setting = Setting("NeuralODE"; t0, t1, rtol, atol, max_steps, with_time, regularize)
+    read = PySciML.read_adjoint("NeuralODE", adjoint, algorithm, setting.regularize)
+    return NeuralODELayer(model, method, read, setting)
+end
 
 struct NeuralSDELayer{F, G, S <: Setting} <: Lux.AbstractLuxContainerLayer{(:drift, :diffusion)}
     drift::F
@@ -36,9 +41,25 @@ struct NeuralSDELayer{F, G, S <: Setting} <: Lux.AbstractLuxContainerLayer{(:dri
     setting::S
 end
 
-PySciML.NeuralSDE(
-    drift, diffusion; t0 = 0.0, t1 = 1.0, regularize = (), rtol = 0.1, atol = 0.1, max_steps = 256, with_time = false,
-) = NeuralSDELayer(drift, diffusion, Setting("NeuralSDE"; t0, t1, rtol, atol, max_steps, with_time, regularize))
+function PySciML.NeuralSDE(
+        drift, diffusion; t0 = 0.0, t1 = 1.0, regularize = (), rtol = 0.1, atol = 0.1, max_steps = 256, with_time = false,
+        adjoint = nothing,
+    )
+    adjoint === nothing || throw(
+        ArgumentError(
+            "NeuralSDE: an adjoint is for ordinary differential equations; a stochastic one is differentiated through the steps of \
+            its paths: leave adjoint out",
+        )
+    )
+    setting = Setting("NeuralSDE"; t0, t1, rtol, atol, max_steps, with_time, regularize)
+    for r in setting.regularize
+        r isa PySciML.TaylorDerivative &&
+            throw(ArgumentError("TaylorDerivative: the paths of a stochastic equation have no derivatives"))
+        r isa PySciML.JacobianNorm &&
+            throw(ArgumentError("JacobianNorm: this NeuralSDE has it not, that of JAX has, and so has NeuralODE"))
+    end
+    return NeuralSDELayer(drift, diffusion, setting)
+end
 
 const Layer = Union{NeuralODELayer, NeuralSDELayer}
 
@@ -46,6 +67,8 @@ models(layer::NeuralODELayer) = (layer.model,)
 models(layer::NeuralSDELayer) = (layer.drift, layer.diffusion)
 method(layer::NeuralODELayer) = layer.method
 method(::NeuralSDELayer) = nothing
+adjoint(layer::NeuralODELayer) = layer.adjoint
+adjoint(::NeuralSDELayer) = nothing
 parts(layer::NeuralODELayer, given) = (given.model,)
 parts(layer::NeuralSDELayer, given) = (given.drift, given.diffusion)
 
@@ -78,14 +101,18 @@ function prepared(layer::Layer, y0, ts, st)
     y0 isa Array || throw(ArgumentError("the layers solve arrays in main memory, and not $(typeof(y0))"))
     s, rng = layer.setting, Lux.replicate(st.rng)
     regularizers = st.training isa Val{true} ? s.regularize : ()
-    noise() = layer isa NeuralSDELayer ? randn(rng, size(y0)..., 2) : nothing
-    terms = map(r -> Term(r, PySciML.coefficient(r, st.progress), rand(rng), noise()), regularizers)
+    terms = map(r -> Term(r, PySciML.coefficient(r, st.progress), rand(rng), noise(layer, r, rng, size(y0))), regularizers)
     shift = PySciML.end_shift(regularizers)
     t1 = s.t1 + (shift == 0 ? 0.0 : shift * (2 * rand(rng) - 1))
     times = ts === nothing ? nothing : moved(Float64.(ts), s, t1)
-    job = Job(method(layer), s.rtol, s.atol, s.max_steps, s.with_time, s.t0, t1, times, terms)
+    job = Job(method(layer), adjoint(layer), s.rtol, s.atol, s.max_steps, s.with_time, s.t0, t1, times, terms)
     return job, Draws(size(y0), rand(rng, UInt64)), rng
 end
+
+"The normal random numbers of a regularizer: a new path's, or a direction."
+noise(::NeuralSDELayer, regularizer, rng, shape) = randn(rng, shape..., 2)
+noise(::NeuralODELayer, ::PySciML.JacobianNorm, rng, shape) = randn(rng, shape...)
+noise(::NeuralODELayer, regularizer, rng, shape) = nothing
 
 "Output times, of which the end moves with the end, checked."
 function moved(times::Vector{Float64}, s::Setting, t1::Float64)

@@ -2,44 +2,45 @@
     NetworkField{T}(model, ps, st, shape, stages, with_time, config)
 
 The slope that a Lux model gives states of that shape, for the solves of PySciML. What a stage was computed from is kept, and its
-derivative is that of `config`, the rules of the automatic differentiation that asks for it (`nothing` where none does).
+derivative is that of `config`, the rules of the automatic differentiation that asks for it (`nothing` where none does); those by
+parameters add up in `ps_bar`.
 """
-mutable struct NetworkField{T, M, P, S, C}
+struct NetworkField{T, M, P, S, C}
     model::M
     ps::P
     st::S
     config::C
     with_time::Bool
     times::Vector{Float64}
-    inputs::Vector{Matrix{Float64}}
-    ps_bar::Any
+    inputs::Vector{Matrix{T}}
+    ps_bar::Vector{Float64}
 end
 
 function NetworkField{T}(model::M, ps::P, st::S, shape, stages, with_time, config::C) where {T, M, P, S, C}
-    inputs = [zeros(shape) for _ in 1:stages]
-    return NetworkField{T, M, P, S, C}(model, ps, st, config, with_time, zeros(stages), inputs, ZeroTangent())
+    inputs = [zeros(T, shape) for _ in 1:stages]
+    return NetworkField{T, M, P, S, C}(model, ps, st, config, with_time, zeros(stages), inputs, zeros(n_numbers(ps)))
 end
 
 apply(model, x, ps, st) = first(Lux.apply(model, x, ps, st))
 
-"What goes into the model at a stage, in its precision."
-function input(field::NetworkField{T}, stage::Int) where {T}
-    y = T.(field.inputs[stage])
-    return field.with_time ? vcat(y, fill(T(field.times[stage]), 1, size(y, 2))) : y
-end
-
 PySciML.prepare!(::NetworkField, p) = nothing
 PySciML.prepare!(::NetworkField, p, start, length) = nothing
+PySciML.n_params(field::NetworkField) = length(field.ps_bar)
 
 function PySciML.clear!(field::NetworkField)
-    field.ps_bar = ZeroTangent()
+    fill!(field.ps_bar, 0.0)
+    return nothing
+end
+
+function PySciML.parameter_bars!(p_bar::AbstractVector, field::NetworkField)
+    p_bar .+= field.ps_bar
     return nothing
 end
 
 function PySciML.slope!(k::Matrix{Float64}, field::NetworkField, stage::Int, t::Float64, y::Matrix{Float64})
     copyto!(field.inputs[stage], y)
     field.times[stage] = t
-    slope = apply(field.model, input(field, stage), field.ps, field.st)
+    slope = along(field, t, 1.0, field.inputs[stage:stage])
     size(slope) == size(k) || throw(
         DimensionMismatch("the model of a differential equation turns states of size $(size(k)) into $(size(slope))")
     )
@@ -48,12 +49,7 @@ function PySciML.slope!(k::Matrix{Float64}, field::NetworkField, stage::Int, t::
 end
 
 "Step sizes are not differentiated, so neither are times."
-function PySciML.pull_slope!(y_bar::Matrix{Float64}, field::NetworkField{T}, stage::Int, k_bar::Matrix{Float64}) where {T}
-    all(iszero, k_bar) && return 0.0
-    _, back = rrule_via_ad(field.config, apply, field.model, input(field, stage), field.ps, field.st)
-    _, _, x_bar, ps_bar, _ = back(T.(k_bar))
-    x_bar = unthunk(x_bar)
-    x_bar isa AbstractZero || (y_bar .+= view(x_bar, axes(y_bar)...))
-    field.ps_bar = field.ps_bar + unthunk(ps_bar)
+function PySciML.pull_slope!(y_bar::Matrix{Float64}, field::NetworkField, stage::Int, k_bar::Matrix{Float64})
+    pull_along!((y_bar,), field, field.times[stage], 1.0, field.inputs[stage:stage], k_bar)
     return 0.0
 end

@@ -1,6 +1,7 @@
 "What a solve is, apart from its model and its numbers."
-struct Job{T <: Tuple}
+struct Job{T <: Tuple, A}
     method::Union{Nothing, ExplicitMethod}
+    adjoint::A
     rtol::Float64
     atol::Float64
     max_steps::Int
@@ -24,8 +25,13 @@ solution(job::Job, models, y0, ps, st, draws) = first(solved(job, models, y0, ps
 
 "The models of a job: one, or drift and diffusion. Returns the solution, and the solve to go back through."
 function solved(job::Job, models::Tuple{Any}, y0::AbstractMatrix{T}, ps, st, draws, config) where {T}
-    field = field_of(job, T, models[1], size(y0), ps[1], st[1], config)
-    s = AdaptiveSolve(field, job.method, size(y0), job.rtol, job.atol, job.max_steps; kinetic = kinetic(job))
+    make() = field_of(job, T, models[1], size(y0), ps[1], st[1], config)
+    terms = [Integrated(term) for term in job.terms if term.regularizer isa Union{PySciML.TaylorDerivative, PySciML.JacobianNorm}]
+    integrand = isempty(terms) ? nothing : NetworkIntegrand(make(), terms, n_stages(job))
+    s = AdaptiveSolve(
+        make(), job.method, size(y0), job.rtol, job.atol, job.max_steps; kinetic = kinetic(job), integrand,
+        dense = job.adjoint !== nothing && config !== nothing,
+    )
     ys = zeros(size(y0)..., job.times === nothing ? 0 : length(job.times))
     PySciML.solve!(ys, s, Float64[], Float64.(y0), Float64[], Float64[], job.t0, job.t1, something(job.times, Float64[]))
     return outcome(job, s, ys, T, s.n_rhs, s.n_steps, s.n_rejected)
@@ -52,8 +58,40 @@ function outcome(job::Job, s, ys, ::Type{T}, evaluations, steps, rejected) where
     return (y, total, evaluations, steps, rejected, s.success), s, y1
 end
 
-fields(s::AdaptiveSolve) = (s.field,)
-fields(s::NoisySolve) = (s.drift, s.diffusion)
+"The derivatives by the parameters of all models of a solve."
+function parameter_bars(s::AdaptiveSolve)
+    p_bar = zeros(PySciML.n_params(s.field))
+    PySciML.parameter_bars!(p_bar, s)
+    return (p_bar,)
+end
+parameter_bars(s::NoisySolve) = copy(s.drift.ps_bar), copy(s.diffusion.ps_bar)
+
+"Go back from the solution and its integral, by the adjoint of the job; returns the derivatives by the parameters."
+function pull_by_adjoint!(y0_bar, job::Job, s::AdaptiveSolve, ys_bar, y1_bar, y1, weight)
+    p_bar = zeros(PySciML.n_params(s.field))
+    if s.success
+        PySciML.pull_by_adjoint!(y0_bar, p_bar, s, job.adjoint, ys_bar, y1_bar, weight)
+    else
+        fill!(y0_bar, NaN)
+        fill!(p_bar, NaN)
+    end
+    PySciML.pull_local!(job.terms, s, y1, weight)
+    PySciML.parameter_bars!(p_bar, s)
+    return (p_bar,)
+end
+
+"The same through the steps that were taken."
+function pull_by_steps!(y0_bar, job::Job, s, ys_bar, y1_bar, y1, weight)
+    error_bar, stiffness_bar = zeros(s.count), zeros(s.count)
+    PySciML.estimate_bars!(error_bar, stiffness_bar, job.terms, s, weight)
+    if s isa AdaptiveSolve
+        PySciML.pull!(y0_bar, s, ys_bar, y1_bar, error_bar, stiffness_bar, zeros(s.count), weight)
+    else
+        PySciML.pull!(y0_bar, s, ys_bar, y1_bar, error_bar, stiffness_bar, weight)
+    end
+    PySciML.pull_local!(job.terms, s, y1, weight)
+    return parameter_bars(s)
+end
 
 function ChainRulesCore.rrule(
         config::RuleConfig{>:HasReverseMode}, ::typeof(solution), job::Job, models, y0::AbstractMatrix{T}, ps, st, draws,
@@ -67,15 +105,9 @@ function ChainRulesCore.rrule(
         y1_bar, y0_bar = zeros(size(y0)), zeros(size(y0))
         y_bar isa AbstractZero || copyto!(job.times === nothing ? y1_bar : ys_bar, y_bar)
         weight = total_bar isa AbstractZero ? 0.0 : Float64(total_bar)
-        error_bar, stiffness_bar = zeros(s.count), zeros(s.count)
-        PySciML.estimate_bars!(error_bar, stiffness_bar, job.terms, s, weight)
-        if s isa AdaptiveSolve
-            PySciML.pull!(y0_bar, s, ys_bar, y1_bar, error_bar, stiffness_bar, zeros(s.count), weight)
-        else
-            PySciML.pull!(y0_bar, s, ys_bar, y1_bar, error_bar, stiffness_bar, weight)
-        end
-        PySciML.pull_local!(job.terms, s, y1, weight)
-        ps_bar = ChainRulesCore.Tangent{typeof(ps)}(map(field -> field.ps_bar, fields(s))...)
+        pull! = job.adjoint === nothing ? pull_by_steps! : pull_by_adjoint!
+        p_bars = pull!(y0_bar, job, s, ys_bar, y1_bar, y1, weight)
+        ps_bar = Tangent{typeof(ps)}(map(tangent, p_bars, ps)...)
         return NoTangent(), NoTangent(), NoTangent(), T.(y0_bar), ps_bar, NoTangent(), NoTangent()
     end
     return found, back

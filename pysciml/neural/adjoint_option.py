@@ -1,4 +1,4 @@
-"""By which adjoint a training is differentiated: reading the option, and what goes with which."""
+"""By which adjoint a training or a layer is differentiated: reading the option, and what goes with which."""
 
 from __future__ import annotations
 
@@ -102,6 +102,19 @@ def read_adjoint(
                 engine=engine,
             )
     return found
+
+
+def read_layer_adjoint(
+    given: Any, layer: str, regularizers: Sequence[Regularizer], stochastic: bool = False
+) -> Adjoint | None:
+    """The adjoint for a layer of that name, on JAX; see `read_adjoint`."""
+    if engine_of(given) == "julia":
+        raise UnsupportedError(
+            f"{layer}: adjoint={given!r} is SciMLSensitivity's, which the Lux layers of Julia have: for this one name "
+            f"one of diffrax's, {', '.join(DIFFRAX)}",
+            engine="jax",
+        )
+    return read_adjoint(given, "jax", regularizers, stochastic)
 
 
 def _read_text(text: str, engine: str) -> Adjoint:
