@@ -145,8 +145,9 @@ class Host:
     One solve after the other: derivatives are those of the last one.
     """
 
-    regularizers: tuple[Regularizer, ...]
-    equation: Model
+    def __init__(self, equation: Model, regularizers: tuple[Regularizer, ...]) -> None:
+        self.equation, self.regularizers = equation, regularizers
+        self._last: Any = None
 
     def solve(self, train: bool, p: Any, y0: Any, times: Any, end: Any, coefficients: Any, seed: Any) -> Any:
         """The solution at the times and at the end, the weighted regularizers, and what it took.
@@ -159,8 +160,14 @@ class Host:
         """Derivatives by parameters and by ``y0``, of the last solve."""
         raise NotImplementedError
 
-    @staticmethod
-    def _results(out: Outcome, total: float) -> tuple[np.ndarray, ...]:
+    def _results(self, train: bool, solved: Any) -> tuple[np.ndarray, ...]:
+        """What `solve` returns; while training the rest is kept for `pull`."""
+        _, out, coefficients, *_ = solved
+        total = 0.0
+        if train:
+            self._last = solved
+            estimates = by_estimates(self.regularizers, coefficients, out)
+            total = out.integral + sum(c * value for c, value, *_ in estimates)
         counts = np.array([out.n_rhs, out.n_steps, out.n_rejected, out.success], dtype=np.int64)
         return np.ascontiguousarray(np.swapaxes(out.ys, 1, 2)), out.y1.T.copy(), np.float64(total), counts
 
@@ -178,7 +185,7 @@ class OrdinaryHost(Host):
     def __init__(
         self, algorithm: str, equation: Model, how: tuple[float, float, int], regularizers: tuple[Regularizer, ...]
     ) -> None:
-        self.equation, self.regularizers = equation, regularizers
+        super().__init__(equation, regularizers)
         along, self._owners = None, None
         if any(map(integrated, regularizers)):
             along, self._owners = integrand(equation.graph, regularizers)
@@ -186,7 +193,6 @@ class OrdinaryHost(Host):
             equation, algorithm, members, *how, integrand=along if train else None
         )
         self._solvers: dict[tuple[int, bool], BatchSolve] = {}
-        self._last: Any = None
 
     def solve(self, train: bool, p: Any, y0: Any, times: Any, end: Any, coefficients: Any, seed: Any) -> Any:
         p, y0, coefficients, end = np.asarray(p), np.asarray(y0), np.asarray(coefficients), float(end)
@@ -202,11 +208,7 @@ class OrdinaryHost(Host):
                 given |= {"weights": coefficients[self._owners], "noise": rng.normal(size=y0.shape).T}
         zeros, ones = np.zeros(members), np.ones(members)
         out = solver.solve(p, y0.T, zeros, ones, end, np.asarray(times), **given)
-        if not train:
-            return self._results(out, 0.0)
-        self._last = solver, out, coefficients, p.size, end, rng
-        estimates = by_estimates(self.regularizers, coefficients, out)
-        return self._results(out, out.integral + sum(c * value for c, value, *_ in estimates))
+        return self._results(train, (solver, out, coefficients, p.size, end, rng))
 
     def pull(self, ys_bar: Any, y1_bar: Any, total_bar: Any) -> tuple[np.ndarray, np.ndarray]:
         solver, out, coefficients, size, end, rng = self._last
@@ -224,10 +226,10 @@ class StochasticHost(Host):
     """Of a `NeuralSDE`."""
 
     def __init__(self, equation: Model, how: tuple[float, float, int], regularizers: tuple[Regularizer, ...]) -> None:
-        self.equation, self.regularizers, self._how = equation, regularizers, how
+        super().__init__(equation, regularizers)
+        self._how = how
         self._solvers: dict[tuple[int, bool], NoisyBatchSolve] = {}
         self._size = DRAWS
-        self._last: Any = None
 
     def solve(self, train: bool, p: Any, y0: Any, times: Any, end: Any, coefficients: Any, seed: Any) -> Any:
         p, y0, coefficients, end = np.asarray(p), np.asarray(y0), np.asarray(coefficients), float(end)
@@ -242,11 +244,7 @@ class StochasticHost(Host):
             draws = rng.normal(size=(self._size, 2, n, paths))
             out = solver.solve(p, y0.T, (0.0, end), np.asarray(times), draws, kinetic)
             self._size *= 1 if out is not None else 2
-        if not train:
-            return self._results(out, 0.0)
-        self._last = solver, out, coefficients, p.size, end, rng
-        estimates = by_estimates(self.regularizers, coefficients, out)
-        return self._results(out, out.integral + sum(c * value for c, value, *_ in estimates))
+        return self._results(train, (solver, out, coefficients, p.size, end, rng))
 
     def pull(self, ys_bar: Any, y1_bar: Any, total_bar: Any) -> tuple[np.ndarray, np.ndarray]:
         solver, out, coefficients, size, end, rng = self._last
