@@ -204,7 +204,10 @@ def test_an_irregular_model_of_more_than_a_thousand_operations() -> None:
     assert int(operations) > 1000
 
 
+# A shell's background job ignores Ctrl-C, and so would what it starts.
 INTERRUPTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import sympy as sp
 import pysciml as ps
 x, v = ps.variables("x v")
@@ -225,10 +228,13 @@ def test_ctrl_c_stops_a_long_solve_and_keeps_what_there_is(algorithm: str | None
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
     assert process.stdout is not None
-    assert process.stdout.readline().strip() == "started"
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        assert process.stdout.readline().strip() == "started"
+        time.sleep(4)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 0, err[-2000:]
     word, retcode, size, moved = out.split()
     assert (word, retcode, moved) == ("interrupted", "Interrupted", "True")

@@ -259,8 +259,10 @@ def test_a_block_that_fails_once_is_tried_again(faults, tmp_path, undisturbed, m
     assert content(store) == undisturbed
 
 
+# A shell's background job ignores Ctrl-C, and so would what it starts.
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np, pysciml as ps
 from tests.ensemble.sweeps import arguments, problem
 
