@@ -38,7 +38,8 @@ class System:
     Parameters
     ----------
     equations : list of sympy.Eq or expressions
-        An expression stands for ``expression = 0``. Derivatives may be of any order, on either
+        An expression stands for ``expression = 0``, an equation of matrices for those of its entries, row by row
+        (``.equations`` has them one by one). Derivatives may be of any order, on either
         side, scaled and mixed; they are solved for where they enter linearly. Algebraic equations that
         determine no unknown are differentiated in time until they do; see `index`.
     parameters : list of symbols, optional

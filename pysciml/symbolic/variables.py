@@ -227,12 +227,12 @@ def Eq(lhs: Any, rhs: Any) -> sp.Eq:
     Parameters
     ----------
     lhs, rhs : SymPy expressions or numbers
-        Or two matrices of them, of one shape: an equation for each entry.
+        Or two matrices of them, of one shape, which `System` and `PDESystem` read as an equation for each entry.
 
     Raises
     ------
     ModelError
-        If a side is not an expression, or the matrices do not fit.
+        If a side is neither, or one is a matrix and the other is not.
     """
     if all(getattr(side, "is_Matrix", False) for side in (lhs, rhs)):
         return equation(lhs, rhs)
