@@ -32,6 +32,18 @@ def julia_engine() -> None:
         pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def jax_gpu() -> None:
+    """Skips where JAX finds no NVIDIA GPU."""
+    from pysciml.engines.jax.compiling import find_device
+    from pysciml.errors import EngineUnavailableError
+
+    try:
+        find_device("cuda")
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture
 def sensitivity(julia_engine: None) -> None:
     """Julia with SciMLSensitivity.jl; skips where that is not installed."""
