@@ -186,7 +186,7 @@ def choose_engine(
         chosen.check_fields(model)
         chosen.check_constraints(model)
         chosen.check(model, alg)
-        chosen.check_place(device, precision, ensemble=ensemble)
+        chosen.check_place(model, device, precision, ensemble=ensemble)
         chosen.check_tolerances(each)
         return chosen
     refusals: list[str] = []
@@ -201,7 +201,7 @@ def choose_engine(
                 candidate.check_fields(model)
                 candidate.check_constraints(model)
                 candidate.check(model, alg)
-                candidate.check_place(device, precision, ensemble=ensemble)
+                candidate.check_place(model, device, precision, ensemble=ensemble)
                 candidate.check_tolerances(each)
             except (UnsupportedError, EngineUnavailableError) as error:
                 reason = str(error)
