@@ -32,28 +32,56 @@ end
 
 # -- element by element
 
-"The leaves of a kernel at an index, unrolled: their arrays may be of several types."
-@generated function values_at(data::Tuple, first, strides, index)
-    return Expr(:tuple, (:(@inbounds data[$m][at(first[$m], strides[$m], index)]) for m in 1:fieldcount(data))...)
+"""
+    Leaf{axis, which}(ends, firsts, strides)
+
+Where a leaf is read: up to each of some indices of an axis from another place, in the arrays of the numbers `which`.
+"""
+struct Leaf{axis, which, Q, N}
+    ends::NTuple{Q, Int}
+    firsts::NTuple{Q, Int}
+    strides::NTuple{Q, NTuple{N, Int}}
 end
 
-@kernel function elementwise!(f, out, to, by, data, first, strides, p, t)
+function Leaf(axis::Int, ends::NTuple{Q, Int}, spots, arrays) where {Q}
+    which = map(spot -> findfirst(array -> array === spot.source, arrays), spots)
+    return Leaf{axis, which, Q, 3}(ends, map(spot -> spot.first, spots), map(spot -> spot.strides, spots))
+end
+
+"The values of leaves at an index, unrolled: the arrays may be of several types."
+@generated function values_at(data::Tuple, leaves::Tuple, index)
+    return Expr(:tuple, (value_at(leaves.parameters[m], m) for m in eachindex(leaves.parameters))...)
+end
+
+function value_at(::Type{<:Leaf{axis, which}}, m::Int) where {axis, which}
+    read(q) = :(@inbounds data[$(which[q])][at(leaves[$m].firsts[$q], leaves[$m].strides[$q], index)])
+    value = read(length(which))
+    for q in (length(which) - 1):-1:1
+        value = :(index[$axis] <= leaves[$m].ends[$q] ? $(read(q)) : $value)
+    end
+    return value
+end
+
+@kernel function elementwise!(f, out, to, by, data, leaves, p, t)
     index = @index(Global, NTuple)
-    @inbounds out[at(to, by, index)] = f(values_at(data, first, strides, index), p, t)
+    @inbounds out[at(to, by, index)] = f(values_at(data, leaves, index), p, t)
 end
 
-function PySciML.launch(rates::DeviceFields{T}, step::KernelStep, spot, ::Type) where {T}
+function PySciML.launch(rates::DeviceFields{T}, step::KernelStep, spot, joins, ::Type) where {T}
     f = PySciML.device_scalar(step.graph, step.node, T, PySciML.on_gpu(rates.backend))
+    read = [PySciML.parts_read(joins, leaf, step.extent) for leaf in step.leaves]
+    spots = [Tuple(spot(place) for (_, place) in parts) for (_, parts) in read]
+    sources = unique(objectid, [spot.source for leaf in spots for spot in leaf])
+    leaves = Tuple(Leaf(axis, Tuple(first.(parts)), found, sources) for ((axis, parts), found) in zip(read, spots))
     # Of fixed extent: indices of three axes are found by divisions, which by known numbers are multiplications.
     kernel! = elementwise!(rates.backend, group(step.extent), step.extent)
-    return elementwise(kernel!, f, spot(step.target), Tuple(map(spot, step.leaves)))
+    return elementwise(kernel!, f, spot(step.target), Tuple(sources), leaves)
 end
 
-function elementwise(kernel!, f, target::Spot, leaves::Tuple)
-    first, strides = map(leaf -> leaf.first, leaves), map(leaf -> leaf.strides, leaves)
+function elementwise(kernel!, f, target::Spot, sources::Tuple, leaves::Tuple)
     return function (du, u, p, t)
-        data = map(leaf -> array_of(leaf.source, du, u), leaves)
-        kernel!(f, array_of(target.source, du, u), target.first, target.strides, data, first, strides, p, t)
+        data = map(source -> array_of(source, du, u), sources)
+        kernel!(f, array_of(target.source, du, u), target.first, target.strides, data, leaves, p, t)
     end
 end
 
@@ -64,7 +92,7 @@ end
     @inbounds out[at(to, by, index)] = data[at(first, strides, index)]
 end
 
-PySciML.launch(rates::DeviceFields, step::CopyStep, spot, ::Type) =
+PySciML.launch(rates::DeviceFields, step::CopyStep, spot, _, ::Type) =
     copying(rates.backend, step.extent, spot(step.target), spot(step.source))
 
 function copying(backend, extent, target::Spot, source::Spot)
@@ -120,7 +148,7 @@ function line_of(extent, parts, number)
     return (i + 1, j + 1, k + 1)
 end
 
-function PySciML.launch(rates::DeviceFields, step::ReductionStep, spot, ::Type{R}) where {R}
+function PySciML.launch(rates::DeviceFields, step::ReductionStep, spot, _, ::Type{R}) where {R}
     combine = step.largest ? max : +
     lines = prod(step.extent)
     parts = clamp(min(step.n ÷ PART, GROUPS ÷ lines), 1, GROUPS)
@@ -156,7 +184,7 @@ end
     @inbounds out[at(to, by, index)] = value
 end
 
-function PySciML.launch(rates::DeviceFields, step::ProductStep, spot, ::Type)
+function PySciML.launch(rates::DeviceFields, step::ProductStep, spot, _, ::Type)
     matrix = spot(PySciML.Place(step.matrix, 1, (0, 0, 0))).source
     i, j, k = step.extent
     target, source = with_axis(spot(step.target), 2, step.steps[1]), with_axis(spot(step.source), 2, 0)
@@ -179,7 +207,7 @@ end
 
 # -- derivatives by Fourier series
 
-function PySciML.launch(rates::DeviceFields, step::TransformStep, spot, ::Type{R}) where {R}
+function PySciML.launch(rates::DeviceFields, step::TransformStep, spot, _, ::Type{R}) where {R}
     R <: AbstractFloat ||
         throw(ArgumentError("on a GPU: implicit methods have no spectral derivatives; name an explicit method"))
     extent = (step.n, step.extent...)

@@ -23,7 +23,7 @@ function (rates::DeviceFields)(du, u, p, t)
     return nothing
 end
 
-"Stand for the state and the rates among the buffers: which arrays these are, each call says."
+# Stand for the state and the rates among the buffers: which arrays these are, each call says.
 struct OfState end
 struct OfRates end
 
@@ -45,27 +45,30 @@ at(first::Int, strides::NTuple{N, Int}, index::NTuple{N, Int}) where {N} = first
 "The steps as functions of `(du, u, p, t)` that start a kernel, for rates of type `R`."
 function launches(rates::DeviceFields{T}, ::Type{R}) where {T, R}
     fields = rates.fields
-    outputs = fields.n_fields + n_tables(fields)
-    buffers = map(eachindex(fields.sizes)) do k
-        haskey(fields.tables, k) && return on_device(rates.backend, Vector{T}(fields.tables[k]))
-        k > outputs + fields.n_outputs || return nothing
-        return on_device(rates.backend, zeros(R, fields.sizes[k]))
-    end
-    return Any[launch(rates, step, place -> spot(fields, buffers, place), R) for step in fields.steps]
+    buffers, apart = Dict{Int, Any}(), joins(fields)
+    find(place) = spot(rates, buffers, place, R)
+    left_out(step) = step isa CopyStep && haskey(apart, step.target.buffer)
+    return Any[launch(rates, step, find, apart, R) for step in fields.steps if !left_out(step)]
 end
 
-function spot(fields::Fields, buffers, place::Place)
-    k, before = place.buffer, fields.n_fields + n_tables(fields)
-    k <= fields.n_fields && return Spot(OfState(), place.first + sum(fields.sizes[1:(k - 1)]; init = 0), place.strides)
-    buffers[k] === nothing || return Spot(buffers[k], place.first, place.strides)
-    return Spot(OfRates(), place.first + sum(fields.sizes[(before + 1):(k - 1)]; init = 0), place.strides)
+"Where a place is; what is neither in the state nor in the rates is on the device once the first asks for it."
+function spot(rates::DeviceFields{T}, buffers, place::Place, ::Type{R}) where {T, R}
+    fields, k = rates.fields, place.buffer
+    before = fields.n_fields + n_tables(fields)
+    in_order(first) = place.first + sum(fields.sizes[first:(k - 1)]; init = 0)
+    k <= fields.n_fields && return Spot(OfState(), in_order(1), place.strides)
+    before < k <= before + fields.n_outputs && return Spot(OfRates(), in_order(before + 1), place.strides)
+    kept = get!(buffers, k) do
+        on_device(rates.backend, haskey(fields.tables, k) ? Vector{T}(fields.tables[k]) : zeros(R, fields.sizes[k]))
+    end
+    return Spot(kept, place.first, place.strides)
 end
 
 """
-    launch(rates, step, spot, R)
+    launch(rates, step, spot, joins, R)
 
-A step as a function of `(du, u, p, t)` that starts its kernel; `spot` finds a place, `R` is the number type of the rates. Methods of
-PySciMLKernelAbstractionsExt.
+A step as a function of `(du, u, p, t)` that starts its kernel; `spot` finds a place, `joins` are not put together, `R` is the number
+type of the rates. Methods of PySciMLKernelAbstractionsExt.
 """
 function launch end
 
@@ -168,4 +171,12 @@ function prepare_on_device(
     record = Kept(T, saveat, similar(integrator.u))
     keep!(record, integrator)
     return Run(integrator, name, saveat, EventLog(), false, :Default, "", 1e-9 * (time_ns() - begun), nothing, record)
+end
+
+"Evaluate the rates once on a backend: the way tests compare kernels with loops."
+function evaluate(model::Model, backend, u, p, t, ::Type{T}) where {T}
+    rates = device_rates(model, backend, T).f
+    du, state, parameters = on_device(backend, fill(T(NaN), n_states(model))), on_device(backend, Vector{T}(u)), on_device(backend, Vector{T}(p))
+    rates(du, state, parameters, T(t))
+    return Vec(Array(du))
 end

@@ -81,7 +81,8 @@ class JuliaEngine(Engine):
         """See `Engine.algorithms`; any other exported by the solver packages can be used as well.
 
         Options are written as in Julia, ``"FBDF(max_order=3)"``: numbers, ``true``, ``false``, or for ``linsolve``
-        the name of a linear solver of LinearSolve.jl. They are read and checked, never evaluated.
+        the name of a linear solver of LinearSolve.jl. They are read and checked, never evaluated. Linear solvers that
+        take products with the Jacobian (``KrylovJL_GMRES``) are for partial differential equations on a GPU.
         """
         return {name: about for name, (_, about) in ALGORITHMS.items()}
 
