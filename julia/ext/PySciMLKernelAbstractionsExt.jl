@@ -11,6 +11,17 @@ function PySciML.on_device(backend, host::Array)
     return copyto!(made, host)
 end
 
+# -- trajectories
+
+@kernel function trajectory!(f!, du, u, p, t)
+    k = @index(Global)
+    @inbounds f!(view(du, k, :), view(u, k, :), view(p, k, :), t)
+end
+
+PySciML.each_trajectory!(backend, f!, du, u, p, t) = trajectory!(backend)(f!, du, u, p, t; ndrange = size(u, 1))
+
+# -- fields
+
 "So many threads work together."
 const GROUP = 256
 

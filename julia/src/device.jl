@@ -107,21 +107,28 @@ end
 "What keeps a device from working here, or nothing: a method of the extension of its package."
 find_device(::Val) = "its package does not load"
 
-"Throw for what kernels cannot solve."
+"Throw for what the kernels of whole solves cannot solve."
 function check_device(model::Model, name::AbstractString, forward::Bool)
     refuse(what) = throw(ArgumentError("on a GPU: $what"))
     methods = join(DEVICE_METHODS, ", ")
     isempty(name) && refuse("name an algorithm, one of $methods")
     Symbol(name) in DEVICE_METHODS || refuse("there is no kernel of $name, but of $methods")
+    check_trajectories(model)
+    n_states(model) <= DEVICE_STATES || refuse("at most $DEVICE_STATES states, and there are $(n_states(model))")
+    forward || refuse("time goes forward")
+    return nothing
+end
+
+"Throw for ensembles whose rates no kernel computes."
+function check_trajectories(model::Model)
+    refuse(what) = throw(ArgumentError("on a GPU: $what"))
     plain = model.kind === :ode && isempty(model.events) && isempty(model.jumps) && all(model.differential)
     plain && model.delays === nothing && !(model.rhs! isa Fields) || refuse("ordinary differential equations without events")
-    n_states(model) <= DEVICE_STATES || refuse("at most $DEVICE_STATES states, and there are $(n_states(model))")
     used = reachable(model.graph, model.rhs_nodes)
     count(used) <= DEVICE_OPERATIONS || refuse("at most $DEVICE_OPERATIONS operations, and there are $(count(used))")
     for code in unique(model.graph.op[used])
         OPERATIONS[code].name in NOT_ON_DEVICES && refuse("there is no function $(OPERATIONS[code].name)")
     end
-    forward || refuse("time goes forward")
     return nothing
 end
 

@@ -105,7 +105,7 @@ end
 
 function copy_state!(record::Kept, t, u)
     push!(record.times, t)
-    push!(record.states, Array(u))
+    push!(record.states, vec(Array(u)))
     return nothing
 end
 
@@ -123,16 +123,22 @@ end
 const DEVICE_ADVICE = "ROCK2 and ROCK4 where diffusion limits the step, Tsit5 and SSPRK43 elsewhere, or " *
     "QNDF(linsolve=KrylovJL_GMRES), which takes products with the Jacobian"
 
-"The algorithm of a name for fields on a device; throws for what cannot be solved there."
-function device_method(model::Model, name::String, dt::Real)
+"Throw for fields that no kernels step."
+function check_fields(model::Model)
     refuse(what) = throw(ArgumentError("on a GPU: $what"))
     model.rhs! isa Fields && model.kind === :ode && isempty(model.events) ||
         refuse("partial differential equations without noise and events")
     for step in model.rhs!.steps, code in (step isa KernelStep ? unique(step.graph.op) : UInt8[])
         OPERATIONS[code].name in NOT_ON_DEVICES && refuse("there is no function $(OPERATIONS[code].name)")
     end
+    return nothing
+end
+
+"The algorithm of a name for arrays of a device; throws for one that does not work on them."
+function device_method(name::String, dt::Real)
+    refuse(what) = throw(ArgumentError("on a GPU: $what"))
     isempty(name) && refuse("name an algorithm: $DEVICE_ADVICE")
-    method = algorithm(name, model.kind, true)
+    method = algorithm(name, :ode, true)
     is_partitioned(method) && refuse("$name steps positions and velocities; name another: $DEVICE_ADVICE")
     is_semilinear(method) && refuse("$name takes functions of a matrix; name another: $DEVICE_ADVICE")
     uses_jacobian(method) && !is_matrix_free(method) && refuse("$name factorizes the Jacobian; name another: $DEVICE_ADVICE")
@@ -151,21 +157,25 @@ end
 As [`start`](@ref) for a model of fields on a backend, in the arithmetic of `T`, time included.
 """
 function start_on_device(model::Model, backend, u0, p, t0, t1, name, rtol, atol, saveat, dt, max_steps, ::Type{T}) where {T}
-    method = device_method(model, String(name), dt)
-    return Base.invokelatest(prepare_on_device, model, backend, method, u0, p, (t0, t1), name, rtol, atol, saveat, dt, max_steps, T)
+    check_fields(model)
+    method = device_method(String(name), dt)
+    rates = device_rates(model, backend, T)
+    return Base.invokelatest(prepare_on_device, rates, backend, method, u0, p, (t0, t1), name, rtol, atol, saveat, dt, max_steps, T)
 end
 
+"A run over arrays of a backend; `options` are more of the integrator's."
 function prepare_on_device(
-        model::Model, backend, method, u0, p, tspan, name, rtol, atol, saveat, dt, max_steps, ::Type{T},
+        rates, backend, method, u0, p, tspan, name, rtol, atol, saveat, dt, max_steps, ::Type{T}; options...,
     ) where {T}
     begun = time_ns()
-    there(numbers) = on_device(backend, Vector{T}(numbers))
-    problem = ODEProblem{true, SciMLBase.FullSpecialize}(device_rates(model, backend, T), there(u0), T.(tspan), there(p))
+    there(numbers) = on_device(backend, Array{T}(numbers))
+    problem = ODEProblem{true, SciMLBase.FullSpecialize}(rates, there(u0), T.(tspan), there(p))
     steps = dt > 0 ? (; dt = copysign(T(dt), tspan[2] - tspan[1])) : (;)
     integrator = with_logger(NullLogger()) do
         init(
             problem, method; reltol = T(rtol), abstol = atol isa Number ? T(atol) : there(atol), maxiters = Int(max_steps),
             dense = false, save_everystep = false, save_start = false, save_end = false, calck = saveat !== nothing, steps...,
+            options...,
         )
     end
     record = Kept(T, saveat, similar(integrator.u))

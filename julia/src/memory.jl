@@ -45,6 +45,20 @@ function start_on_device_at(
     return run, advance!(run, seconds) ? outcome(run) : nothing
 end
 
+"As `start_on_device_at` for [`start_together`](@ref): `count` trajectories, states and parameters of each in a column."
+function start_together_at(
+        model::Model, u0::Int, p::Int, count::Int, t0::Float64, t1::Float64, name::String, rtol::Float64, atol::Float64,
+        saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, device::String, precision::String,
+    )
+    in_rows(address, n) = permutedims(reshape(floats(address, n * count), n, count))
+    starts, parameters = in_rows(u0, n_states(model)), in_rows(p, model.graph.n_params)
+    place = Base.invokelatest(backend, Val(Symbol(device)))
+    return start_together(
+        model, place, starts, parameters, t0, t1, name, rtol, atol, floats(saveat, n_saveat), dt, max_steps,
+        number_type(precision),
+    )
+end
+
 "The numbers of a precision of Python's name."
 number_type(precision::String) = precision == "float32" ? Float32 : Float64
 
