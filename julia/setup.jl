@@ -24,7 +24,7 @@ const SOLVERS = [
 # Spectral derivatives, rules to train by, and what `System.to_julia()` may use besides.
 const MORE = ["DiffEqCallbacks", "FFTW", "NaNMath", "Optimisers", "SpecialFunctions"]
 
-# Ensembles on NVIDIA GPUs.
+# NVIDIA GPUs; the second for ensembles.
 const GPU = ["CUDA", "DiffEqGPU"]
 
 # Adjoints to train by.

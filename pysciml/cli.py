@@ -137,7 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     julia = add("julia", "set up Julia for engine='julia', or show its state", _JULIA, _EXIT_CODES, _run_julia)
     julia.add_argument("what", choices=("setup", "status"), help="install what is missing, or only look")
-    julia.add_argument("--cuda", action="store_true", help="also for ensembles on an NVIDIA GPU")
+    julia.add_argument("--cuda", action="store_true", help="also for an NVIDIA GPU")
     julia.add_argument("--sensitivity", action="store_true", help="also SciMLSensitivity's adjoints, for training")
     julia.add_argument("--sysimage", action="store_true", help="also a system image (not in this version)")
 

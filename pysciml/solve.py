@@ -72,10 +72,12 @@ def solve(
     progress : bool
         Show a progress line on standard error.
     device : str, default "cpu"
-        ``"cuda"`` places the work on a GPU, with an engine that can.
+        ``"cuda"`` places the work on a GPU, with an engine that can: JAX, and Julia for partial differential
+        equations, where ``alg`` must be named (an explicit method, or an implicit one with a Krylov method, such as
+        ``"QNDF(linsolve=KrylovJL_GMRES)"``).
     precision : {"float64", "float32"}
         Of the arithmetic and of the result. Single precision holds some six digits (``rtol`` 1e-6
-        or more) and takes half the memory; the JAX engine has it.
+        or more) and takes half the memory; the JAX engine has it, and the Julia engine on a GPU.
     store : path, address or fsspec mapping, optional
         Write the solution to a Zarr store (``"run.zarr"``, ``"s3://..."``) as it is computed, for runs
         larger than memory; needs ``saveat`` and the extra ``[dask]``. It is solved in pieces of as many
@@ -186,7 +188,7 @@ def choose_engine(
         chosen.check_fields(model)
         chosen.check_constraints(model)
         chosen.check(model, alg)
-        chosen.check_place(device, precision, ensemble=ensemble)
+        chosen.check_place(model, device, precision, ensemble=ensemble)
         chosen.check_tolerances(each)
         return chosen
     refusals: list[str] = []
@@ -201,7 +203,7 @@ def choose_engine(
                 candidate.check_fields(model)
                 candidate.check_constraints(model)
                 candidate.check(model, alg)
-                candidate.check_place(device, precision, ensemble=ensemble)
+                candidate.check_place(model, device, precision, ensemble=ensemble)
                 candidate.check_tolerances(each)
             except (UnsupportedError, EngineUnavailableError) as error:
                 reason = str(error)

@@ -1,9 +1,16 @@
 module PySciMLCUDAExt
 
-using CUDA: CUDA
+using CUDA: CUDA, CUFFT
+using LinearAlgebra: mul!
 using PySciML: PySciML
 
 PySciML.backend(::Val{:cuda}) = CUDA.CUDABackend()
 PySciML.find_device(::Val{:cuda}) = CUDA.functional() ? "" : "CUDA.jl finds no NVIDIA GPU with a driver that works"
+
+function PySciML.transforms(lines::CUDA.CuMatrix{T}, modes::CUDA.CuMatrix{Complex{T}}) where {T}
+    there = CUFFT.plan_rfft(lines, 1)
+    back = CUFFT.plan_irfft(modes, size(lines, 1), 1)
+    return (out, in) -> mul!(out, there, in), (out, in) -> mul!(out, back, in)
+end
 
 end

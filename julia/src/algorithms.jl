@@ -57,17 +57,17 @@ const SWITCHING = (:AutoTsit5, :AutoVern6, :AutoVern7, :AutoVern8, :AutoVern9, :
 const MAKERS = (:SBDF2, :IMEXEuler)
 
 """
-    algorithm(text, kind)
+    algorithm(text, kind, products = false)
 
 The algorithm that `text` names: an exported type of a solver package, of a family that solves this
 kind of problem, with options if wanted, such as `FBDF(max_order = 3)`. An empty text is
-DifferentialEquations.jl's default.
+DifferentialEquations.jl's default. With `products` its linear solver may be one that takes products with the Jacobian alone.
 
 Throws an `ArgumentError` that says what is wrong with the text.
 """
-function algorithm(text::AbstractString, kind::Symbol)
+function algorithm(text::AbstractString, kind::Symbol, products::Bool = false)
     isempty(text) && return default_algorithm(kind)
-    symbol, options = read_algorithm(text)
+    symbol, options = read_algorithm(text, products)
     found = find_algorithm(symbol)
     found === nothing && throw(ArgumentError("no solver package of this Julia environment exports $symbol"))
     if symbol in SWITCHING
@@ -118,7 +118,7 @@ function option_names(type::Type)
 end
 
 "`Name`, or `Name(option = value, ...)` with numbers, `true`, `false` or names of linear solvers: read, never evaluated."
-function read_algorithm(text::AbstractString)
+function read_algorithm(text::AbstractString, products::Bool = false)
     whole = match(r"^\s*([A-Za-z]\w*)\s*(?:\((.*)\))?\s*$", text)
     whole === nothing && throw(ArgumentError("'$text' does not name an algorithm, as Tsit5 and FBDF(max_order = 3) do"))
     options = Dict{Symbol, Any}()
@@ -126,30 +126,30 @@ function read_algorithm(text::AbstractString)
         pair = match(r"^\s*([A-Za-z]\w*)\s*=\s*([\w.+-]+)\s*$", part)
         pair === nothing && throw(ArgumentError("'$(strip(part))' is no option of the form name = value"))
         name = Symbol(pair[1])
-        options[name] = option_value(name, pair[2])
+        options[name] = option_value(name, pair[2], products)
     end
     return Symbol(whole[1]), options
 end
 
-function option_value(name::Symbol, text::AbstractString)
+function option_value(name::Symbol, text::AbstractString, products::Bool)
     text in ("true", "false") && return text == "true"
     for type in (Int, Float64)
         value = tryparse(type, text)
         value === nothing || return name === :max_order && value isa Int ? Val(value) : value
     end
-    name === :linsolve && return linear_solver(Symbol(text))
+    name === :linsolve && return linear_solver(Symbol(text), products)
     throw(ArgumentError("$name = $text: options are numbers, true or false"))
 end
 
 "A linear solver that LinearSolve.jl exports, with its defaults."
-function linear_solver(symbol::Symbol)
+function linear_solver(symbol::Symbol, products::Bool)
     id = Base.PkgId(Base.UUID("7ed4a6bd-45f5-4d41-b270-4a48e9bafcae"), "LinearSolve")
     package = Base.require(id)
     if Base.isexported(package, symbol) && isdefined(package, symbol)
         found = getproperty(package, symbol)
         if found isa Type && found <: SciMLBase.AbstractLinearAlgorithm || startswith(string(symbol), "KrylovJL_")
             solver = Base.invokelatest(found)
-            Base.invokelatest(package.needs_concrete_A, solver) && return solver
+            (products || Base.invokelatest(package.needs_concrete_A, solver)) && return solver
             throw(ArgumentError("linsolve = $symbol takes products with the Jacobian; name a solver that takes the matrix"))
         end
     end
@@ -236,6 +236,12 @@ uses_jacobian(::Nothing) = true
 uses_jacobian(algorithm) =
     hasproperty(algorithm, :autodiff) || hasproperty(algorithm, :linsolve) || hasproperty(algorithm, :algs) ||
     (hasproperty(algorithm, :alg) && uses_jacobian(algorithm.alg))
+
+"Whether an algorithm's linear solver takes products with the Jacobian, and no matrix."
+function is_matrix_free(algorithm)
+    hasproperty(algorithm, :linsolve) && algorithm.linsolve !== nothing || return false
+    return !Base.invokelatest(parentmodule(typeof(algorithm.linsolve)).needs_concrete_A, algorithm.linsolve)
+end
 
 "The name of an algorithm as a user would write it."
 name_of(algorithm) = string(nameof(typeof(algorithm)))

@@ -82,16 +82,11 @@ function (parts::Parts)(out, args...)
     return nothing
 end
 
-"A function `f(u, p, t)` of one node."
-function generate_scalar(graph::Graph, node::Int)
+"""
+A function `f(u, p, t)` of one node, or its code if `expression` is `Val{true}`; `table` is what the operations are.
+"""
+function generate_scalar(graph::Graph, node::Int; expression = Val{false}, table = OPERATIONS)
     symbols = Symbols(graph)
-    expression = only(trace(graph, [node], symbols))
-    return Symbolics.build_function(
-        expression,
-        symbols.states,
-        symbols.params,
-        symbols.time;
-        expression = Val{false},
-        cse = true,
-    )
+    value = only(trace(graph, [node], symbols; table))
+    return Symbolics.build_function(value, symbols.states, symbols.params, symbols.time; expression, cse = true)
 end

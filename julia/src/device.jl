@@ -1,4 +1,4 @@
-# Ensembles on a GPU: each trajectory is one thread of a kernel of DiffEqGPU.jl, which an extension starts (PySciMLDiffEqGPUExt).
+# Functions for the kernels of a GPU, and ensembles there: each trajectory is one thread of a kernel of DiffEqGPU.jl, which an extension starts (PySciMLDiffEqGPUExt).
 # What a kernel needs comes from the graph: the right-hand side out of place on static vectors, without pointers to the heap.
 
 "Kernels keep states in registers: they are for models of few of them. Where the bound should be was not measured."
@@ -26,7 +26,8 @@ const DEVICE_FUNCTIONS = Dict(
 const NOT_ON_DEVICES = (:erf, :erfc, :gamma, :loggamma, :polygamma, :besselj, :bessely, :besseli, :besselk)
 
 device_power(x, y) = x^y
-device_power(x, y::Integer) = power(x, y)
+# Multiplied out: the device's own function for whole exponents is a loop.
+device_power(x, y::Integer) = y == 1 ? x : y == 2 ? x * x : y == 3 ? x * x * x : power(x, y)
 
 "The table of operations with the device's own functions, which a GPU needs and a CPU must not have: there they throw."
 function device_operations()
@@ -49,9 +50,17 @@ functions are `replaced` by those of the device.
 """
 function device_rhs(graph::Graph, outputs::Vector{Int}, ::Type{T}, replaced::Bool) where {T}
     code = out_of_place(graph, outputs, Val{true}, replaced ? device_operations() : OPERATIONS)
-    f = RuntimeGeneratedFunction(@__MODULE__, @__MODULE__, with_constants(T, code))
-    return Static{length(outputs)}(drop_expr(f))
+    return Static{length(outputs)}(device_code(T, code))
 end
+
+"As [`generate_scalar`](@ref) for a kernel; see [`device_rhs`](@ref)."
+function device_scalar(graph::Graph, node::Int, ::Type{T}, replaced::Bool) where {T}
+    table = replaced ? device_operations() : OPERATIONS
+    return device_code(T, generate_scalar(graph, node; expression = Val{true}, table))
+end
+
+device_code(::Type{T}, code::Expr) where {T} =
+    drop_expr(RuntimeGeneratedFunction(@__MODULE__, @__MODULE__, with_constants(T, code)))
 
 # Converted in the code and by it: generated functions whose code is the same but for the types of equal numbers are taken for one.
 with_constants(::Type{T}, code::Expr) where {T} = Expr(code.head, (with_constants(T, part) for part in code.args)...)
@@ -76,20 +85,20 @@ function solve_kernels end
 "Whether the backend is that of a GPU, whose functions replace those of Base."
 function on_gpu end
 
-"Packages for ensembles on a GPU, which are loaded where one is asked for."
+"Packages for a GPU, which are loaded where one is asked for; the first is for ensembles."
 const DEVICE_PACKAGES = [
     "DiffEqGPU" => "071ae1c0-96b5-11e9-1965-c90190d839ea",
     "CUDA" => "052768ef-5323-5732-b1bb-66c8b64840ba",
 ]
 
 """
-    load_device(device) -> String
+    load_device(device, ensemble) -> String
 
-Load what a device needs; what is missing, or nothing.
+Load what a device needs, for an `ensemble` or fields; what is missing, or nothing.
 """
-function load_device(device::AbstractString)
+function load_device(device::AbstractString, ensemble::Bool)
     device == "cuda" || return "there is no device $device"
-    for (name, _) in DEVICE_PACKAGES
+    for (name, _) in DEVICE_PACKAGES[(ensemble ? 1 : 2):end]
         load_package(name) === nothing && return "the Julia package $name is not installed"
     end
     return Base.invokelatest(find_device, Val(Symbol(device)))
@@ -98,21 +107,28 @@ end
 "What keeps a device from working here, or nothing: a method of the extension of its package."
 find_device(::Val) = "its package does not load"
 
-"Throw for what kernels cannot solve."
+"Throw for what the kernels of whole solves cannot solve."
 function check_device(model::Model, name::AbstractString, forward::Bool)
     refuse(what) = throw(ArgumentError("on a GPU: $what"))
     methods = join(DEVICE_METHODS, ", ")
     isempty(name) && refuse("name an algorithm, one of $methods")
     Symbol(name) in DEVICE_METHODS || refuse("there is no kernel of $name, but of $methods")
+    check_trajectories(model)
+    n_states(model) <= DEVICE_STATES || refuse("at most $DEVICE_STATES states, and there are $(n_states(model))")
+    forward || refuse("time goes forward")
+    return nothing
+end
+
+"Throw for ensembles whose rates no kernel computes."
+function check_trajectories(model::Model)
+    refuse(what) = throw(ArgumentError("on a GPU: $what"))
     plain = model.kind === :ode && isempty(model.events) && isempty(model.jumps) && all(model.differential)
     plain && model.delays === nothing && !(model.rhs! isa Fields) || refuse("ordinary differential equations without events")
-    n_states(model) <= DEVICE_STATES || refuse("at most $DEVICE_STATES states, and there are $(n_states(model))")
     used = reachable(model.graph, model.rhs_nodes)
     count(used) <= DEVICE_OPERATIONS || refuse("at most $DEVICE_OPERATIONS operations, and there are $(count(used))")
     for code in unique(model.graph.op[used])
         OPERATIONS[code].name in NOT_ON_DEVICES && refuse("there is no function $(OPERATIONS[code].name)")
     end
-    forward || refuse("time goes forward")
     return nothing
 end
 

@@ -23,9 +23,11 @@ strip_of(buffers::Vector{Vector{T}}, place::Place) where {T} = Strip{T}(buffers[
 
 abstract type Step end
 
-"`target = f(leaves, p, t)`, element by element."
+"`target = f(leaves, p, t)`, element by element: the value of a graph's `node`, whose states are the leaves."
 struct KernelStep <: Step
     f::Any
+    graph::Graph
+    node::Int
     extent::NTuple{3, Int}
     target::Place
     leaves::Vector{Place}
@@ -114,8 +116,9 @@ extent_of(numbers) = (Int(numbers[1]), Int(numbers[2]), Int(numbers[3]))
 function add_kernel!(fields::Fields, graph::Graph, node, extent, target, leaves)
     places = [Place(leaves[k:(k + 4)]) for k in 1:5:length(leaves)]
     length(places) == graph.n_states || throw(ArgumentError("a kernel has $(length(places)) arrays for $(graph.n_states)"))
-    f = generate_scalar(graph, only(node_numbers(graph, [node])))
-    return add_step!(fields, KernelStep(f, extent_of(extent), Place(target), places))
+    output = only(node_numbers(graph, [node]))
+    f = generate_scalar(graph, output)
+    return add_step!(fields, KernelStep(f, graph, output, extent_of(extent), Place(target), places))
 end
 
 add_copy!(fields::Fields, extent, target, source) =
@@ -351,9 +354,9 @@ end
     transforms(lines, modes)
 
 The real Fourier transform of each column of `lines` into `modes`, and its inverse (which spoils `modes`), as functions of
-`(out, in)`. FFTW.jl's, through an extension.
+`(out, in)`: those of the extension for the package of such arrays, FFTW.jl's or CUDA.jl's.
 """
-function transforms end
+transforms(lines, modes) = throw(ArgumentError("there are no Fourier transforms of a $(nameof(typeof(lines))) of $(eltype(lines))"))
 
 function transform_strip!(
         step::TransformStep, there!::F, back!::G, lines::Matrix{Float64}, modes::Matrix{ComplexF64}, target::Strip{T},

@@ -30,6 +30,38 @@ function start_at(
     return run, advance!(run, seconds) ? outcome(run) : nothing
 end
 
+"As `start_at` for [`start_on_device`](@ref), on a `device` in a `precision` of Python's names; there is no seed."
+function start_on_device_at(
+        model::Model, u0::Int, p::Int, t0::Float64, t1::Float64, name::String, rtol::Float64, atol::Float64, atols::Int,
+        saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, seconds::Float64, device::String, precision::String,
+    )
+    starts, parameters = floats(u0, n_states(model)), floats(p, model.graph.n_params)
+    times = maybe_floats(saveat, n_saveat)
+    tolerance = absolute(atol, atols, n_states(model))
+    place = Base.invokelatest(backend, Val(Symbol(device)))
+    run = start_on_device(
+        model, place, starts, parameters, t0, t1, name, rtol, tolerance, times, dt, max_steps, number_type(precision),
+    )
+    return run, advance!(run, seconds) ? outcome(run) : nothing
+end
+
+"As `start_on_device_at` for [`start_together`](@ref): `count` trajectories, states and parameters of each in a column."
+function start_together_at(
+        model::Model, u0::Int, p::Int, count::Int, t0::Float64, t1::Float64, name::String, rtol::Float64, atol::Float64,
+        saveat::Int, n_saveat::Int, dt::Float64, max_steps::Int, device::String, precision::String,
+    )
+    in_rows(address, n) = permutedims(reshape(floats(address, n * count), n, count))
+    starts, parameters = in_rows(u0, n_states(model)), in_rows(p, model.graph.n_params)
+    place = Base.invokelatest(backend, Val(Symbol(device)))
+    return start_together(
+        model, place, starts, parameters, t0, t1, name, rtol, atol, floats(saveat, n_saveat), dt, max_steps,
+        number_type(precision),
+    )
+end
+
+"The numbers of a precision of Python's name."
+number_type(precision::String) = precision == "float32" ? Float32 : Float64
+
 "What a run came to, but for its arrays, which `write_outcome` copies: their lengths come first."
 function outcome(run::Run)
     t, u, algorithm, retcode, message, n_steps, n_rejected, n_rhs, _, times, numbers = result(run)
@@ -70,7 +102,7 @@ function solve_on_device_at(
     n, n_params = n_states(model), model.graph.n_params
     starts, parameters = reshape(floats(u0, n * count), n, count), reshape(floats(p, n_params * count), n_params, count)
     u = unsafe_wrap(Array, Ptr{Float64}(out), (n, n_saveat, count))
-    place, T = Base.invokelatest(backend, Val(Symbol(device))), precision == "float32" ? Float32 : Float64
+    place, T = Base.invokelatest(backend, Val(Symbol(device))), number_type(precision)
     retcodes = solve_on_device!(u, model, place, starts, parameters, t0, t1, name, rtol, atol, floats(saveat, n_saveat), dt, T)
     names = unique(retcodes)
     copyto!(unsafe_wrap(Array, Ptr{Int64}(codes), count), [findfirst(==(code), names) - 1 for code in retcodes])

@@ -9,7 +9,8 @@ function result(run::Run)
     if run.integrator === nothing
         return (Vec(), zeros(0, 0), run.algorithm, String(run.retcode), run.message, 0, 0, 0, run.seconds, Vec(), Int[])
     end
-    t, u = Base.invokelatest(arrays, run.integrator, run.saveat, run.retcode, run.halves)
+    t, u = run.record === nothing ? Base.invokelatest(arrays, run.integrator, run.saveat, run.retcode, run.halves) :
+        arrays(run.record)
     accepted, rejected, evaluations = Base.invokelatest(counts, run.integrator, run.log)
     return (
         t,

@@ -15,11 +15,14 @@ mutable struct Run
     seconds::Float64
     "Which states the first and the second half of the integrator's are, where it has halves; whose modes, where it has those."
     halves::Any
+    "The states so far of a solve on a device, which the integrator does not keep."
+    record::Any
     outcome::Tuple{Vec, Matrix{Float64}, Vec, Vector{Int}}
 end
 
-Run(integrator, algorithm, saveat, log, finished, retcode, message, seconds, halves = nothing) =
-    Run(integrator, algorithm, saveat, log, finished, retcode, message, seconds, halves, (Vec(), zeros(0, 0), Vec(), Int[]))
+Run(integrator, algorithm, saveat, log, finished, retcode, message, seconds, halves = nothing, record = nothing) = Run(
+    integrator, algorithm, saveat, log, finished, retcode, message, seconds, halves, record, (Vec(), zeros(0, 0), Vec(), Int[]),
+)
 
 "An algorithm by its name, and what decides how it is used; looking it up takes longer than a short solve."
 struct Choice{A}
@@ -180,7 +183,7 @@ function advance!(run::Run, seconds::Real)
     try
         run.finished = with_logger(NullLogger()) do
             # Solver packages may have been loaded after the caller was compiled.
-            Base.invokelatest(work!, run.integrator, begun + round(UInt64, 1e9 * seconds))
+            Base.invokelatest(work!, run.integrator, run.record, begun + round(UInt64, 1e9 * seconds))
         end
         run.finished && Base.invokelatest(finish!, run)
     catch error
@@ -191,16 +194,20 @@ function advance!(run::Run, seconds::Real)
     return run.finished
 end
 
-function work!(integrator, deadline::UInt64)
+function work!(integrator, record, deadline::UInt64)
     steps = 0
     next = iterate(integrator)
     while next !== nothing
         steps += 1
+        keep!(record, integrator)
         steps & 7 == 0 && time_ns() > deadline && return false
         next = iterate(integrator, next[2])
     end
     return true
 end
+
+"Record what a step has reached: nothing, where the integrator saves it."
+keep!(::Nothing, integrator) = nothing
 
 function finish!(run::Run)
     code = run.integrator.sol.retcode

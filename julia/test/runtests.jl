@@ -587,6 +587,9 @@ end
 
 include("static.jl")
 Base.find_package("DiffEqGPU") === nothing || include("device.jl")
+Base.find_package("KernelAbstractions") === nothing || include("device_fields.jl")
+Base.find_package("KernelAbstractions") === nothing || include("device_ensembles.jl")
+Base.find_package("CUDA") === nothing || include("cuda.jl")
 include("training.jl")
 
 @testset "tapes know every operation" begin

@@ -64,6 +64,12 @@ class SolveOptions:
         """The absolute tolerance: of all states, or of each."""
         return self.atol if self.atols is None else self.atols
 
+    @property
+    def place(self) -> dict[str, str | int | float]:
+        """The attributes that say where and how exactly it is computed, where that is not the default."""
+        asked = {"device": (self.device, "cpu"), "precision": (self.precision, "float64")}
+        return {name: chosen for name, (chosen, default) in asked.items() if chosen != default}
+
 
 @dataclass
 class RawSolution:
@@ -224,11 +230,11 @@ class Engine(abc.ABC):
         """The same outputs of a graph with simpler expressions; ``expand`` multiplies out sums before."""
         raise UnsupportedError(f"the {self.name} engine simplifies no expressions", engine=self.name)
 
-    def check_place(self, device: str, precision: str, *, ensemble: bool = False) -> None:
+    def check_place(self, model: Model, device: str, precision: str, *, ensemble: bool = False) -> None:
         """Raise for a device or a precision the engine lacks, naming those it has and who has it.
 
         An engine that has other devices extends this to raise `EngineUnavailableError` where there
-        is none here, and `UnsupportedError` where it has one for an ``ensemble`` alone.
+        is none here, and `UnsupportedError` where it has one for an ``ensemble`` or some models alone.
         """
         for what, asked, mine in (("device", device, self.devices), ("precision", precision, self.precisions)):
             if asked in mine:

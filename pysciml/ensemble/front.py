@@ -290,7 +290,7 @@ def _choose(
         return chosen, alg
     try:
         jax.check(model, alg)
-        jax.check_place(*place, ensemble=True)
+        jax.check_place(model, *place, ensemble=True)
     except UnsupportedError:
         return chosen, alg
     if sweep.size < _MANY:

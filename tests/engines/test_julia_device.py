@@ -25,7 +25,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> str:
     module = bridge.julia()
     module.load_package("DiffEqGPU")
     module.seval('backend(::Val{:kernels}) = Base.loaded_modules[package_id("DiffEqGPU")].KernelAbstractions.CPU()')
-    monkeypatch.setattr(JuliaEngine, "check_place", lambda self, device, precision, ensemble=False: None)
+    monkeypatch.setattr(JuliaEngine, "check_place", lambda self, model, device, precision, ensemble=False: None)
     return "kernels"
 
 

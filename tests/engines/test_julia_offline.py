@@ -19,6 +19,7 @@ from pysciml.engines.julia.engine import OPERATIONS
 from pysciml.engines.julia.many import path_seeds
 from pysciml.errors import EngineUnavailableError, UnsupportedError
 from pysciml.graph import ops
+from tests.pde.test_solving import brusselator
 
 D = ps.D
 
@@ -219,10 +220,14 @@ def test_a_gpu_needs_its_packages(no_julia: Path) -> None:
     assert not bridge.running()
 
 
-def test_a_gpu_is_for_ensembles_and_so_is_single_precision(no_julia: Path) -> None:
+def test_a_gpu_is_for_fields_and_ensembles_and_so_is_single_precision(no_julia: Path) -> None:
     make_environment(no_julia)
-    with pytest.raises(UnsupportedError, match="for ensembles alone"):
+    with pytest.raises(UnsupportedError, match=r"for partial differential equations .* for ensembles of ordinary"):
         ps.solve(decay(), "Tsit5", engine="julia", device="cuda")
+    with pytest.raises(EngineUnavailableError, match=r"has no CUDA\. .*`pysciml julia setup --cuda`"):
+        ps.solve(brusselator(4), "Tsit5", engine="julia", device="cuda")
+    with pytest.raises(UnsupportedError, match="for ensembles of ordinary"):
+        ps.solve_ensemble(brusselator(4), "Tsit5", over={"A": [3.0, 3.4]}, engine="julia", device="cuda")
     with pytest.raises(UnsupportedError, match=r"no precision 'float32'.*engine='jax' has it"):
         ps.solve_ensemble(decay(), "Tsit5", over={"x": [1.0]}, engine="julia", precision="float32")
 

@@ -102,9 +102,9 @@ class JaxEngine(Engine):
             _FITTING.clear()
         _FITTING.add((model.hash, algorithm))
 
-    def check_place(self, device: str, precision: str, *, ensemble: bool = False) -> None:
+    def check_place(self, model: Model, device: str, precision: str, *, ensemble: bool = False) -> None:
         """See `Engine.check_place`."""
-        super().check_place(device, precision, ensemble=ensemble)
+        super().check_place(model, device, precision, ensemble=ensemble)
         if device != "cpu":
             from pysciml.engines.jax.compiling import find_device
 

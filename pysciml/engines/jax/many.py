@@ -16,7 +16,7 @@ from pysciml.engines.jax.compiling import arithmetic, compiled
 from pysciml.engines.jax.loop import advance, start
 from pysciml.engines.jax.packing import MOST_STEPS
 from pysciml.engines.jax.program import key_of, make_plan, pad_times, setting
-from pysciml.engines.jax.single import calculus, place, step
+from pysciml.engines.jax.single import calculus, step
 from pysciml.engines.jax.state import RETCODES, RUNNING, UNSTABLE, Arguments
 from pysciml.graph import Model
 
@@ -111,7 +111,7 @@ def solve_many(model: Model, algorithm: str, batch: Batch, options: BatchOptions
         batch.store(low, high, u, _NAMES[code])
 
     _parallel(chunk, range(0, batch.size, size), options.workers)
-    extra = place(solving)
+    extra = solving.place
     if model.kind == "sde":
         extra |= {"seed": seed, "calculus": calculus(model, algorithm)} | step(solving)
     return BatchReport(algorithm, compile_seconds, extra)

@@ -44,16 +44,10 @@ def solve(
     run = Run(model, u0, p, tspan, how, options, key)
     run.to_the_end()
     solution = run.solution()
-    solution.extra = place(options)
+    solution.extra = options.place
     if model.kind == "sde":
         solution.extra |= {"seed": seed, "calculus": calculus(model, algorithm)} | step(options)
     return solution
-
-
-def place(options: SolveOptions) -> dict[str, str | int | float]:
-    """The attributes that say where and how exactly it was computed, where that is not the default."""
-    asked = {"device": (options.device, "cpu"), "precision": (options.precision, "float64")}
-    return {name: chosen for name, (chosen, default) in asked.items() if chosen != default}
 
 
 def step(options: SolveOptions) -> dict[str, str | int | float]:

@@ -39,9 +39,10 @@ _SETTINGS: Final = {
 
 @dataclass(frozen=True)
 class Calls:
-    """The functions every solve calls, looked up once; the interpreter lock is released in the first two."""
+    """The functions every solve calls, looked up once; the interpreter lock is released in the first three."""
 
     start: Any
+    start_on_device: Any
     advance: Any
     outcome: Any
     write_outcome: Any
@@ -99,6 +100,7 @@ def calls() -> Calls:
     if _calls is None:
         _calls = Calls(
             module.start_at._jl_call_nogil,
+            module.start_on_device_at._jl_call_nogil,
             module.advance_b._jl_call_nogil,
             module.outcome,
             module.write_outcome,

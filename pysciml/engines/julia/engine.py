@@ -81,7 +81,8 @@ class JuliaEngine(Engine):
         """See `Engine.algorithms`; any other exported by the solver packages can be used as well.
 
         Options are written as in Julia, ``"FBDF(max_order=3)"``: numbers, ``true``, ``false``, or for ``linsolve``
-        the name of a linear solver of LinearSolve.jl. They are read and checked, never evaluated.
+        the name of a linear solver of LinearSolve.jl. They are read and checked, never evaluated. Linear solvers that
+        take products with the Jacobian (``KrylovJL_GMRES``) are for partial differential equations on a GPU.
         """
         return {name: about for name, (_, about) in ALGORITHMS.items()}
 
@@ -118,23 +119,23 @@ class JuliaEngine(Engine):
                 _FITTING.clear()
             _FITTING.add((model.hash, algorithm))
 
-    def check_place(self, device: str, precision: str, *, ensemble: bool = False) -> None:
-        """See `Engine.check_place`: ensembles run on a GPU, there in both precisions."""
-        super().check_place(device, precision if device == "cpu" else "float64", ensemble=ensemble)
+    def check_place(self, model: Model, device: str, precision: str, *, ensemble: bool = False) -> None:
+        """See `Engine.check_place`: fields and ensembles run on a GPU, there in both precisions."""
+        super().check_place(model, device, precision if device == "cpu" else "float64", ensemble=ensemble)
         if device == "cpu":
             return
-        if not ensemble:
+        if ensemble == bool(model.fields):
             raise UnsupportedError(
-                f"the julia engine has device={device!r} for ensembles alone (pysciml.solve_ensemble); "
-                "engine='jax' has it for single solves",
+                f"the julia engine has device={device!r} for partial differential equations (pysciml.solve) and for "
+                "ensembles of ordinary ones (pysciml.solve_ensemble); engine='jax' has it for others",
                 engine=self.name,
             )
         found = environment.find()
         if isinstance(found, str):
             raise EngineUnavailableError(found, engine=self.name)
-        missing = environment.lacking(found.project, ("CUDA", "DiffEqGPU"))
+        missing = environment.lacking(found.project, ("CUDA", "DiffEqGPU") if ensemble else ("CUDA",))
         reason = f"the Julia environment has no {' and no '.join(missing)}" if missing else ""
-        if reason := reason or str(bridge.julia().load_device(device)):
+        if reason := reason or str(bridge.julia().load_device(device, ensemble)):
             raise EngineUnavailableError(
                 f"device={device!r}: {reason}. With an NVIDIA GPU and its driver, run `{environment.SETUP} --cuda`",
                 engine=self.name,
@@ -178,7 +179,8 @@ class JuliaEngine(Engine):
         if self.unavailable() is None:  # rarer ones, and options, are known to Julia only
             module = bridge.julia()
             kind = "sde" if model.noise else "ode" if model.kind == "jump" else model.kind
-            self._translated(lambda: module.algorithm(algorithm, module.Symbol(kind)), algorithm)
+            products = bool(model.fields)  # which a GPU alone takes: the loops on a CPU have a matrix
+            self._translated(lambda: module.algorithm(algorithm, module.Symbol(kind), products), algorithm)
 
     def solve(
         self,
@@ -194,8 +196,8 @@ class JuliaEngine(Engine):
             return solve_on_manifold(self.solve, model, u0, p, tspan, algorithm, options)
         name = algorithm or ""
         on_grid = whole_steps(name, tspan, options)[1] if name.partition("(")[0] in SEMILINEAR else None
-        calls = bridge.calls()
-        ready, compile_seconds = self._translated(lambda: compiled(model, name), algorithm)
+        calls, place = bridge.calls(), options.device
+        ready, compile_seconds = self._translated(lambda: compiled(model, name, place), algorithm)
         seed = options.seed or 0
         if options.seed is None and (model.noise or model.jumps):
             seed = secrets.randbits(63)
@@ -207,23 +209,27 @@ class JuliaEngine(Engine):
             start = np.append(start, 0.0)
         times = None if options.saveat is None else floats(options.saveat)
         with ready.lock:
+            given = (
+                ready.handle,
+                address(start),
+                address(parameters),
+                float(tspan[0]),
+                float(tspan[1]),
+                name,
+                float(options.rtol),
+                float(options.atol),
+                0 if atols is None else address(atols),
+                0 if times is None else address(times),
+                0 if times is None else times.size,
+                float(options.dt or 0.0),
+                int(options.max_steps),
+            )
+            seconds = 0.0 if options.progress else _SLICE
             run, outcome = self._translated(
-                lambda: calls.start(
-                    ready.handle,
-                    address(start),
-                    address(parameters),
-                    float(tspan[0]),
-                    float(tspan[1]),
-                    name,
-                    float(options.rtol),
-                    float(options.atol),
-                    0 if atols is None else address(atols),
-                    0 if times is None else address(times),
-                    0 if times is None else times.size,
-                    float(options.dt or 0.0),
-                    int(options.max_steps),
-                    int(seed),
-                    0.0 if options.progress else _SLICE,
+                lambda: (
+                    calls.start(*given, int(seed), seconds)
+                    if place == "cpu"
+                    else calls.start_on_device(*given, seconds, place, options.precision)
                 ),
                 algorithm,
             )
@@ -238,7 +244,7 @@ class JuliaEngine(Engine):
             retcode, message = "Interrupted", "interrupted"
         raw = RawSolution(
             t=t if on_grid is None else on_grid[:count],
-            u=u[: len(u0)],
+            u=u[: len(u0)].astype(options.precision, copy=False),
             algorithm=label,
             retcode=retcode,
             message=message or _MESSAGES.get(retcode, "").format(max_steps=options.max_steps),
@@ -248,6 +254,7 @@ class JuliaEngine(Engine):
             solve_seconds=time.perf_counter() - begin,
             compile_seconds=compile_seconds,
         )
+        raw.extra |= options.place
         if model.events:
             raw.event_times = list(zip(when.tolist(), which.tolist(), strict=True))
         if model.jumps:

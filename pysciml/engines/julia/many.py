@@ -18,6 +18,7 @@ from pysciml.engines.base import Array, SolveOptions
 from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge
 from pysciml.engines.julia.algorithms import SEMILINEAR
+from pysciml.engines.julia.together import solve_together
 from pysciml.engines.julia.transfer import Compiled, address, compiled, floats, tolerances
 from pysciml.engines.steps import whole_steps
 from pysciml.errors import UnsupportedError
@@ -60,6 +61,10 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
     label, atols = name, tolerances(model, solving)
     if atols is not None and solving.device != "cpu":
         raise UnsupportedError("kernels on a GPU have one atol for all states", engine="julia")
+    if solving.device != "cpu" and name and not module.in_kernels(ready.handle, name):
+        with ready.lock:
+            label, steps = solve_together(model, ready.handle, name, batch, options, times, call)
+        return BatchReport(label, compile_seconds, {"n_steps": steps, **solving.place})
     static, seconds = _on_static_vectors(module, model, ready, batch, solving, name, times, call)
     compile_seconds += seconds
     each = 0 if atols is None else address(atols)

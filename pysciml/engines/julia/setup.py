@@ -70,7 +70,7 @@ def setup(
     Parameters
     ----------
     cuda : bool
-        Also what ensembles on an NVIDIA GPU need: CUDA.jl and DiffEqGPU.jl.
+        Also what an NVIDIA GPU needs: CUDA.jl, and DiffEqGPU.jl for ensembles.
     sysimage : bool
         An image for a faster start: not in this version.
     progress : callable

@@ -70,8 +70,8 @@ _cache: OrderedDict[str, Compiled] = OrderedDict()
 _lock = threading.RLock()
 
 
-def compiled(model: Model, algorithm: str) -> tuple[Compiled, float]:
-    """The compiled model, ready for an algorithm (``""``: the default), and the seconds it took."""
+def compiled(model: Model, algorithm: str, device: str = "cpu") -> tuple[Compiled, float]:
+    """The compiled model, ready for an algorithm (``""``: the default) on a device, and the seconds it took."""
     begin = time.perf_counter()
     with _lock:
         found = _cache.get(model.hash)
@@ -80,16 +80,22 @@ def compiled(model: Model, algorithm: str) -> tuple[Compiled, float]:
             if len(_cache) > CACHE_SIZE:
                 _cache.popitem(last=False)
         _cache.move_to_end(model.hash)
-        form = _form(model, found, algorithm)
-        if form in _SENDERS:
-            if form not in found.sent:
-                with found.lock:
-                    _SENDERS[form](model, found, algorithm)
-                found.sent.add(form)
-        elif not found.has_jacobian and _wants_jacobian(model, found, algorithm):
-            with found.lock:
-                _send_jacobian(model, found)
+        if device == "cpu":  # a GPU has the right-hand side alone
+            _prepare(model, found, algorithm)
     return found, time.perf_counter() - begin
+
+
+def _prepare(model: Model, found: Compiled, algorithm: str) -> None:
+    """Send what an algorithm needs beside the right-hand side."""
+    form = _form(model, found, algorithm)
+    if form in _SENDERS:
+        if form not in found.sent:
+            with found.lock:
+                _SENDERS[form](model, found, algorithm)
+            found.sent.add(form)
+    elif not found.has_jacobian and _wants_jacobian(model, found, algorithm):
+        with found.lock:
+            _send_jacobian(model, found)
 
 
 def scalar_graph(model: Model) -> Graph:

@@ -1,0 +1,87 @@
+"""Ensembles on a GPU as one system of equations: models and methods for which there are no kernels of whole solves.
+
+All trajectories have the same steps, the smallest that any of them needs. Their values agree with those of
+`pysciml.solve` to the tolerances, and so do those of an ensemble that is divided into blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from pysciml.engines.base import Array
+from pysciml.engines.batch import Batch, BatchOptions
+from pysciml.engines.julia import bridge
+from pysciml.engines.julia.tapes import address, floats
+from pysciml.graph import Model
+
+#: Seconds between two looks for Ctrl-C.
+_SLICE: Final = 0.1
+
+
+def solve_together(
+    model: Model, handle: Any, name: str, batch: Batch, options: BatchOptions, times: Array, call: Any
+) -> tuple[str, int]:
+    """Solve a batch; the name of the algorithm that ran, and its steps.
+
+    Parameters
+    ----------
+    model : Model
+    handle : Julia value
+        The model there, which no other thread uses.
+    name : str
+        Of the algorithm.
+    batch, options : Batch, BatchOptions
+        See `pysciml.engines.batch.BatchEngine`.
+    times : array of shape (n_t,)
+        Where states are wanted.
+    call : callable
+        Calls a function and translates Julia's errors.
+    """
+    # The states wanted, and what a step of a method of high order keeps beside them.
+    each = 8 * ((2 * len(times) + 24) * model.graph.n_states + 2 * model.graph.n_params)
+    size, label, steps = max(1, options.memory // each), name, 0
+    for low in range(0, batch.size, size):
+        high = min(low + size, batch.size)
+        u, retcode, label, taken = _portion(handle, name, batch, options, (low, high), times, call)
+        batch.store(low, high, u, np.full(high - low, retcode))
+        steps += taken
+    return label, steps
+
+
+def _portion(
+    handle: Any, name: str, batch: Batch, options: BatchOptions, part: tuple[int, int], times: Array, call: Any
+) -> tuple[Array, str, str, int]:
+    """States of shape (count, n_t, n_states), not a number from where they end; return code, algorithm, steps."""
+    module, calls, solving = bridge.julia(), bridge.calls(), options.solve
+    start, parameters = map(floats, batch.inputs(*part))
+    count, n_states = start.shape
+    run = call(
+        lambda: module.start_together_at._jl_call_nogil(
+            handle,
+            address(start),
+            address(parameters),
+            count,
+            float(batch.tspan[0]),
+            float(batch.tspan[1]),
+            name,
+            float(solving.rtol),
+            float(solving.atol),
+            address(times),
+            times.size,
+            float(solving.dt or 0.0),
+            int(solving.max_steps),
+            solving.device,
+            solving.precision,
+        )
+    )
+    while not calls.advance(run, _SLICE):
+        pass
+    reached, _, label, retcode, _, steps, *_ = calls.outcome(run)
+    states = np.empty((n_states, count, reached))
+    nothing = np.empty(0), np.empty(0, dtype=np.int64)
+    calls.write_outcome(run, address(np.empty(reached)), address(states), *map(address, nothing))
+    u = np.full((count, times.size, n_states), np.nan)
+    u[:, :reached] = states.transpose(1, 2, 0)
+    return u, str(retcode), str(label), int(steps)
