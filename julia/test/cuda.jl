@@ -6,6 +6,7 @@ if CUDA.functional()
         CUDA.allowscalar(false)
         backend = PySciML.backend(Val(:cuda))
         test_fields_on(backend)
+        test_ensembles_on(backend)
         @testset "Fourier transforms are the GPU's" begin
             lines = 2 .+ sin.(range(0, 6; length = 12) .* (1:3)')
             there = PySciML.on_device(backend, lines)
