@@ -61,7 +61,8 @@ end
 
 "The values of leaves at an index, unrolled: the arrays may be of several types."
 @generated function values_at(data::Tuple, leaves::Tuple, index)
-    return Expr(:tuple, (value_at(leaves.parameters[m], m) for m in eachindex(leaves.parameters))...)
+    values = (value_at(leaves.parameters[m], m) for m in eachindex(leaves.parameters))
+    return Expr(:block, Expr(:meta, :inline), Expr(:tuple, values...))
 end
 
 function value_at(::Type{<:Leaf{axis, which}}, m::Int) where {axis, which}
@@ -73,9 +74,12 @@ function value_at(::Type{<:Leaf{axis, which}}, m::Int) where {axis, which}
     return value
 end
 
+# Inlined, as a tuple that is handed on may go through memory.
+@inline applied(f, data, leaves, index, p, t) = @inline f(values_at(data, leaves, index), p, t)
+
 @kernel function elementwise!(f, out, to, by, data, leaves, p, t)
     index = @index(Global, NTuple)
-    @inbounds out[at(to, by, index)] = f(values_at(data, leaves, index), p, t)
+    @inbounds out[at(to, by, index)] = applied(f, data, leaves, index, p, t)
 end
 
 function PySciML.launch(rates::DeviceFields{T}, step::KernelStep, spot, joins, ::Type) where {T}

@@ -12,8 +12,9 @@ together), `algorithms.jl` (names to algorithms), `events.jl`, `jumps.jl`, `prob
 `solve.jl` (bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
 `static.jl` (small models out of place, on static vectors), `device.jl` (the same on a GPU),
 `memory.jl` (arrays from and to Python), `simplify.jl` (the way back from Symbolics), `fields.jl` (partial differential
-equations as loops), `joins.jl` and `device_fields.jl` (those on a GPU), `device_ensembles.jl` (ensembles on a GPU as one system), `modes.jl` (the same by their Fourier modes), `exponential.jl` (a linear part and the rest, for
-exponential methods), `workload.jl` (what is compiled beforehand).
+equations as loops), `joins.jl` and `device_fields.jl` (those on a GPU), `device_ensembles.jl` (ensembles there as one
+system), `modes.jl` (the same by their Fourier modes), `exponential.jl` (a linear part and the rest, for exponential
+methods), `workload.jl` (what is compiled beforehand).
 
 Training has a way of its own, which needs no solver package: `pointwise.jl` (operations on a batch, with derivatives),
 `networks.jl`, `tape.jl` (graphs of both), `batch.jl` (their pieces on threads), `explicit_methods.jl`, `adaptive.jl` and

@@ -59,7 +59,7 @@ function start_together(model::Model, backend, u0, p, t0, t1, name, rtol, atol, 
     method = device_method(String(name), dt)
     rates = device_trajectories(model, backend, T)
     return Base.invokelatest(
-        prepare_on_device, rates, backend, method, u0, p, (t0, t1), name, rtol, atol, saveat, dt, max_steps, T;
+        prepare_on_device, rates, backend, method, u0, p, (Float64(t0), Float64(t1)), name, rtol, atol, saveat, dt, max_steps, T;
         internalnorm = worst_trajectory,
     )
 end

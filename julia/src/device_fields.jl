@@ -14,7 +14,8 @@ struct DeviceFields{T, B}
     launches::Dict{DataType, Vector{Any}}
 end
 
-DeviceFields(fields::Fields, backend::B, ::Type{T}) where {T, B} = DeviceFields{T, B}(fields, backend, Dict{DataType, Vector{Any}}())
+DeviceFields(fields::Fields, backend::B, ::Type{T}) where {T, B} =
+    DeviceFields{T, B}(fields, backend, Dict{DataType, Vector{Any}}())
 
 function (rates::DeviceFields)(du, u, p, t)
     for launch! in get!(() -> launches(rates, eltype(du)), rates.launches, eltype(du))
@@ -40,7 +41,8 @@ struct Spot{S, N}
 end
 
 "Where in its array the element at an index from one is."
-at(first::Int, strides::NTuple{N, Int}, index::NTuple{N, Int}) where {N} = first + sum((index .- 1) .* strides)
+at(first::Int, strides::NTuple{N, Int}, index::NTuple{N, Int}) where {N} =
+    +(first, map((stride, i) -> stride * (i - 1), strides, index)...)
 
 "The steps as functions of `(du, u, p, t)` that start a kernel, for rates of type `R`."
 function launches(rates::DeviceFields{T}, ::Type{R}) where {T, R}
@@ -92,7 +94,10 @@ Kept(::Type{T}, saveat, between) where {T} =
 
 "Copy the state, if every step is wanted, or those at wanted times up to where the integrator is."
 function keep!(record::Kept, integrator)
-    record.wanted === nothing && return copy_state!(record, integrator.t, integrator.u)
+    if record.wanted === nothing # a step that failed has reached nothing
+        isempty(record.times) || integrator.t != last(record.times) || return nothing
+        return copy_state!(record, integrator.t, integrator.u)
+    end
     while length(record.times) < length(record.wanted)
         k = length(record.times) + 1
         t = record.wanted[k]
@@ -160,7 +165,9 @@ function start_on_device(model::Model, backend, u0, p, t0, t1, name, rtol, atol,
     check_fields(model)
     method = device_method(String(name), dt)
     rates = device_rates(model, backend, T)
-    return Base.invokelatest(prepare_on_device, rates, backend, method, u0, p, (t0, t1), name, rtol, atol, saveat, dt, max_steps, T)
+    times = saveat === nothing ? nothing : Vec(saveat)
+    span = Float64(t0), Float64(t1)
+    return Base.invokelatest(prepare_on_device, rates, backend, method, u0, p, span, name, rtol, atol, times, dt, max_steps, T)
 end
 
 "A run over arrays of a backend; `options` are more of the integrator's."
@@ -186,7 +193,8 @@ end
 "Evaluate the rates once on a backend: the way tests compare kernels with loops."
 function evaluate(model::Model, backend, u, p, t, ::Type{T}) where {T}
     rates = device_rates(model, backend, T).f
-    du, state, parameters = on_device(backend, fill(T(NaN), n_states(model))), on_device(backend, Vector{T}(u)), on_device(backend, Vector{T}(p))
-    rates(du, state, parameters, T(t))
+    there(numbers) = on_device(backend, Vector{T}(numbers))
+    du = there(fill(NaN, n_states(model)))
+    rates(du, there(u), there(p), T(t))
     return Vec(Array(du))
 end

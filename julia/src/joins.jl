@@ -41,9 +41,9 @@ end
 
 "The join of what some steps write, if they are boxes side by side along one axis."
 function join_of(steps::Vector{Step})
-    all(step -> step isa Union{CopyStep, KernelStep} && step.target.strides == first(steps).target.strides, steps) || return nothing
     steps = sort(steps; by = step -> step.target.first)
     strides, origin = first(steps).target.strides, first(steps).target.first
+    all(step -> step isa Union{CopyStep, KernelStep} && step.target.strides == strides, steps) || return nothing
     for axis in 1:3
         strides[axis] > 0 || continue
         starts = cumsum([0; [step.extent[axis] for step in steps]])
@@ -83,7 +83,8 @@ function parts_read(joins::Dict{Int, Join}, leaf::Place, extent::NTuple{3, Int})
         (moves ? low <= extent[axis] && high >= 1 : low <= 1 <= high) || continue
         begins = ntuple(a -> corner[a] - (a == axis) * start, 3)
         strides = ntuple(a -> leaf.strides[a] == 0 ? 0 : place.strides[a], 3)
-        push!(parts, (moves ? min(high, extent[axis]) : extent[axis], Place(place.buffer, place.first + sum(begins .* place.strides), strides)))
+        there = Place(place.buffer, place.first + sum(begins .* place.strides), strides)
+        push!(parts, (moves ? min(high, extent[axis]) : extent[axis], there))
     end
     return axis, parts
 end

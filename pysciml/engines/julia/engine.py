@@ -179,7 +179,7 @@ class JuliaEngine(Engine):
         if self.unavailable() is None:  # rarer ones, and options, are known to Julia only
             module = bridge.julia()
             kind = "sde" if model.noise else "ode" if model.kind == "jump" else model.kind
-            products = bool(model.fields)  # which a GPU alone takes: the loops on a CPU have a matrix
+            products = kind == "ode"  # which a GPU alone takes: on a CPU there is a matrix, and a solve there says so
             self._translated(lambda: module.algorithm(algorithm, module.Symbol(kind), products), algorithm)
 
     def solve(

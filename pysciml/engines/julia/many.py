@@ -54,7 +54,7 @@ def solve_many(model: Model, algorithm: str | None, batch: Batch, options: Batch
     name, solving = algorithm or "", options.solve
     if name.partition("(")[0] in SEMILINEAR:
         whole_steps(name, batch.tspan, solving)
-    ready, compile_seconds = call(lambda: compiled(model, name))
+    ready, compile_seconds = call(lambda: compiled(model, name, solving.device))
     times = floats([batch.tspan[1]] if solving.saveat is None else solving.saveat)
     seed = secrets.randbits(63) if solving.seed is None else solving.seed
     allowed = max(1, options.memory // (16 * (len(times) * model.graph.n_states + len(model.parameters) + 64)))
