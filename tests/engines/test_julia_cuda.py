@@ -46,15 +46,15 @@ def test_other_explicit_methods(alg: str, options: dict[str, float]) -> None:
 
 def test_spectral_derivatives() -> None:
     problem = SYSTEMS["Fourier"]().problem((0, 1e-3))
-    options = {"saveat": [1e-3], "rtol": 1e-6}
-    same(ps.solve(problem, "Tsit5", **CUDA, **options), ps.solve(problem, "Tsit5", engine="julia", **options), 1e-9)
+    options = {"saveat": [1e-3], "rtol": 1e-9, "atol": 1e-10}
+    same(ps.solve(problem, "Tsit5", **CUDA, **options), ps.solve(problem, "Tsit5", engine="julia", **options), 1e-8)
 
 
 def test_single_precision() -> None:
-    problem = driven_brusselator(16)
-    single = ps.solve(problem, "Tsit5", precision="float32", rtol=1e-5, atol=1e-5, saveat=[0.1, 0.3], **CUDA)
+    problem = driven_brusselator(16).remake(tspan=(0, 0.1))  # before the source comes on, which costs its own accuracy
+    single = ps.solve(problem, "Tsit5", precision="float32", rtol=1e-5, atol=1e-5, saveat=[0.05, 0.1], **CUDA)
     assert (single.u.dtype, single.attrs["precision"]) == ("float32", "float32")
-    same(single, ps.solve(problem, "Tsit5", engine="julia", rtol=1e-9, atol=1e-9, saveat=[0.1, 0.3]), 2e-4)
+    same(single, ps.solve(problem, "Tsit5", engine="julia", rtol=1e-9, atol=1e-9, saveat=[0.05, 0.1]), 1e-5)
 
 
 def test_an_implicit_method_takes_products_with_the_jacobian() -> None:
