@@ -25,8 +25,6 @@ const SMALLEST_STEP = 1e-13
 stuck(u, t, integrator) = integrator.dtnew < 100 * SMALLEST_STEP && integrator.dtnew < (integrator.tf - t) / 2
 const ENDING = CallbackSet((), (DiffEqGPU.GPUDiscreteCallback(stuck, terminate!),))
 
-PySciML.on_gpu(backend) = KernelAbstractions.isgpu(backend)
-
 function PySciML.solve_kernels(
         backend, f::ODEFunction{false}, method::Symbol, u0::Matrix{T}, p::Matrix{T}, t0::T, t1::T, rtol::T, atol::T,
         saveat::Vector{T}, dt::T,

@@ -588,6 +588,8 @@ end
 include("static.jl")
 Base.find_package("DiffEqGPU") === nothing || include("device.jl")
 include("training.jl")
+Base.find_package("JLArrays") === nothing || include("device_training.jl")
+Base.find_package("CUDA") === nothing || include("cuda_training.jl")
 
 @testset "tapes know every operation" begin
     leaves = (PySciML.CONST, PySciML.TIME, PySciML.STATE, PySciML.PARAM, PySciML.HISTORY)
