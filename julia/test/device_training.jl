@@ -15,16 +15,17 @@ end
     @test solve_agrees(one, p, y0, start, length, "BS3", JLBackend(), Float32; rtol = 1e-3)
 end
 
-@testset "an attempt waits for the device once, a step back never" begin
+@testset "an end that is not finite is seen in the error" begin
     one, p, y0, start, length = driven()
     s = PySciML.device_solve(one, explicit_method("Tsit5"), size(y0, 1), 1e-2, 1e-3, 200, JLBackend(), Float64)
-    results_of(s, p, y0, start, length, x -> on(JLBackend(), Float64, x), 0.3)
-    # What returns a number waits: the estimates of an attempt are one reduction, and going back asks for none.
-    @test PySciML.take_step!(s, 0.0, 0.3, true)[1] isa Float64
-    @test PySciML.is_finite(s, 1.0) && !PySciML.is_finite(s, NaN)
-    copyto!(s.inner[1], fill(Inf, size(y0)))
-    PySciML.slope!(s.slopes[1], s.field, 1, 0.0, s.inner[1])
-    @test isnan(PySciML.take_step!(s, 0.0, 0.3, true)[1])
+    PySciML.prepare!(s.field, p, start, length)
+    for (value, finite) in ((0.5, true), (Inf, false), (NaN, false))
+        y = copy(y0)
+        y[2, 1] = value
+        copyto!(s.inner[1], y)
+        PySciML.slope!(s.slopes[1], s.field, 1, 0.0, s.inner[1])
+        @test PySciML.is_finite(s, first(PySciML.take_step!(s, 0.0, 0.3, false))) == finite
+    end
 end
 
 @testset "functions that devices have not are refused by name" begin
