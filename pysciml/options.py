@@ -68,14 +68,7 @@ def read_options(
             raise ProblemError(f"{name} must be an integer, {least} or more (below 2**63), not {value!r}", symbol=name)
     if not isinstance(progress, bool):
         raise ProblemError(f"progress must be True or False, not {progress!r}", symbol="progress")
-    if not isinstance(device, str):
-        raise ProblemError(f"device must be a name, such as 'cpu' or 'cuda', not {device!r}", symbol="device")
-    if precision not in ("float64", "float32"):
-        raise ProblemError(f"precision must be 'float64' or 'float32', not {precision!r}", symbol="precision")
-    if precision == "float32" and tolerances["rtol"] < _FLOAT32_RTOL:
-        raise ProblemError(
-            f"rtol={tolerances['rtol']:g} is finer than float32 can hold: {_FLOAT32_RTOL:g} or more", symbol="rtol"
-        )
+    check_place(device, precision, tolerances["rtol"])
     return SolveOptions(
         rtol=tolerances["rtol"],
         atol=tolerances["atol"],
@@ -88,6 +81,16 @@ def read_options(
         precision=precision,
         atols=atols,
     )
+
+
+def check_place(device: Any, precision: Any, rtol: float) -> None:
+    """Refuse what is no name of a device or precision, and a tolerance that is too fine for the latter."""
+    if not isinstance(device, str):
+        raise ProblemError(f"device must be a name, such as 'cpu' or 'cuda', not {device!r}", symbol="device")
+    if precision not in ("float64", "float32"):
+        raise ProblemError(f"precision must be 'float64' or 'float32', not {precision!r}", symbol="precision")
+    if precision == "float32" and rtol < _FLOAT32_RTOL:
+        raise ProblemError(f"rtol={rtol:g} is finer than float32 can hold: {_FLOAT32_RTOL:g} or more", symbol="rtol")
 
 
 def _of_each(given: Mapping[Any, Any], problem: Problem | None) -> Array:

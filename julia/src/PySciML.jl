@@ -19,7 +19,8 @@ methods), `workload.jl` (what is compiled beforehand).
 Training has a way of its own, which needs no solver package: `pointwise.jl` (operations on a batch, with derivatives),
 `networks.jl`, `tape.jl` (graphs of both), `batch.jl` (their pieces on threads), `explicit_methods.jl`, `adaptive.jl` and
 `adjoint.jl` (solves that keep their error and stiffness estimates, differentiated), `integrand.jl` (what is integrated along
-with them), `noisy.jl` (the same with noise), `training.jl` (what Python calls), `optimizers.jl` (rules of Optimisers.jl),
+with them), `noisy.jl` (the same with noise), `training.jl` (what Python calls), `device_tape.jl`, `device_batch.jl` and
+`device_adaptive.jl` (such solves with all arrays on a GPU), `optimizers.jl` (rules of Optimisers.jl),
 `sensitivities.jl` (adjoints of SciMLSensitivity.jl), `regularizers.jl` and `layers.jl` (the same solves as Lux layers, for models written in Julia).
 """
 module PySciML
@@ -86,6 +87,9 @@ include("adaptive.jl")
 include("adjoint.jl")
 include("noisy.jl")
 include("training.jl")
+include("device_tape.jl")
+include("device_batch.jl")
+include("device_adaptive.jl")
 include("optimizers.jl")
 include("sensitivities.jl")
 include("regularizers.jl")

@@ -4,23 +4,21 @@
 const SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 
 "Where every step (every attempt, if step sizes are differentiated) began, and what came of it."
-struct Record
+struct Record{M}
     t::Vector{Float64}
     h::Vector{Float64}
     saved::Vector{Int}
     kept::Vector{Bool}
-    y::Vector{Matrix{Float64}}
-    slope::Vector{Matrix{Float64}}
+    y::Vector{M}
+    slope::Vector{M}
     error::Vector{Float64}
     stiffness::Vector{Float64}
     taken::Vector{Float64}
-    slopes::Vector{Vector{Matrix{Float64}}}
+    slopes::Vector{Vector{M}}
 end
 
-Record() = Record(
-    Float64[], Float64[], Int[], Bool[], Matrix{Float64}[], Matrix{Float64}[], Float64[], Float64[], Float64[],
-    Vector{Matrix{Float64}}[],
-)
+Record{M}() where {M} =
+    Record{M}(Float64[], Float64[], Int[], Bool[], M[], M[], Float64[], Float64[], Float64[], Vector{M}[])
 
 """
     AdaptiveSolve(
@@ -37,7 +35,7 @@ derivative is that of the steps that were taken. `dense` keeps the slopes of all
 
 Regularization by the estimates of a solver is that of Pal, Ma, Shah & Rackauckas, *Opening the Blackbox* (ICML 2021).
 """
-mutable struct AdaptiveSolve{F, G}
+mutable struct AdaptiveSolve{F, G, M}
     field::F
     method::ExplicitMethod
     rtol::Float64
@@ -48,19 +46,19 @@ mutable struct AdaptiveSolve{F, G}
     kinetic::Float64
     integrand::G
     # One step: the states and slopes of its stages, its error and that relative to the tolerance.
-    inner::Vector{Matrix{Float64}}
-    slopes::Vector{Matrix{Float64}}
-    error::Matrix{Float64}
-    relative::Matrix{Float64}
+    inner::Vector{M}
+    slopes::Vector{M}
+    error::M
+    relative::M
     weights::Vector{Float64}
-    inner_bars::Vector{Matrix{Float64}}
-    slope_bars::Vector{Matrix{Float64}}
-    work::Matrix{Float64}
-    y0::Matrix{Float64}
-    y_bar::Matrix{Float64}
-    slope_bar::Matrix{Float64}
+    inner_bars::Vector{M}
+    slope_bars::Vector{M}
+    work::M
+    y0::M
+    y_bar::M
+    slope_bar::M
     times::Vector{Float64}
-    record::Record
+    record::Record{M}
     t0::Float64
     t1::Float64
     guessed::Bool
@@ -88,7 +86,7 @@ AdaptiveSolve(
 
 A solve of states of that shape with any `field` that has `prepare!`, `slope!`, `pull_slope!`, `clear!`, `n_params` and
 `parameter_bars!` as a [`BatchField`](@ref) has, and any `integrand` that has `prepare!`, `integrand!`, `integrand` and
-`pull_integrand!` as an [`Integrand`](@ref) has, and a field of its own.
+`pull_integrand!` as an [`Integrand`](@ref) has, and a field of its own. States are matrices of [`blank`](@ref).
 """
 function AdaptiveSolve(
         field::F, method::ExplicitMethod, shape::NTuple{2, Int}, rtol, atol, max_steps; kinetic = 0.0, through_steps = false,
@@ -96,13 +94,17 @@ function AdaptiveSolve(
     ) where {F, I}
     G = I <: Union{Nothing, Integrand} ? Union{Nothing, Integrand} : I # solves of graphs are compiled once
     stages = n_stages(method)
-    many() = [zeros(shape) for _ in 1:stages]
-    one() = zeros(shape)
-    return AdaptiveSolve{F, G}(
+    one() = blank(field, shape)
+    many() = [one() for _ in 1:stages]
+    M = typeof(one())
+    return AdaptiveSolve{F, G, M}(
         field, method, rtol, atol, max_steps, through_steps, dense, kinetic, integrand, many(), many(), one(), one(),
-        zeros(stages), many(), many(), one(), one(), one(), one(), Float64[], Record(), 0.0, 1.0, true, 0, 0, 0, 0, 0.0, false,
+        zeros(stages), many(), many(), one(), one(), one(), one(), Float64[], Record{M}(), 0.0, 1.0, true, 0, 0, 0, 0, 0.0, false,
     )
 end
+
+"A matrix of zeros where a field has its states."
+blank(field, shape) = zeros(shape)
 
 # -- forward
 
@@ -184,7 +186,7 @@ Solve from `t0` to `t1 > t0`, and write the solution at the ascending `times` to
 else there is to know is in `s`: `success`, `count` records in `record`, `n_rhs`, `integral`, and the end in `final_state(s)`.
 """
 function solve!(
-        ys::AbstractArray{Float64, 3}, s::AdaptiveSolve, p::AbstractVector, y0::AbstractMatrix, start::AbstractVector,
+        ys::AbstractArray{<:Real, 3}, s::AdaptiveSolve, p::AbstractVector, y0::AbstractMatrix, start::AbstractVector,
         length::AbstractVector, t0::Float64, t1::Float64, times::AbstractVector; dt::Union{Nothing, Float64} = nothing,
     )
     prepare!(s.field, p, start, length)
@@ -210,8 +212,7 @@ function solve!(
     while t < t1 && s.count < s.max_steps && !failed
         used = used_step(t, h, t1)
         error, stiffness, integral = take_step!(s, t, used, false)
-        finite = isfinite(error) && all_finite(s.inner[order])
-        finite || (error = Inf)
+        is_finite(s, error) || (error = Inf)
         keep = error <= 1
         (keep || s.through_steps) && write!(s, t, h, saved, keep, error, stiffness, used)
         factor = step_factor(s, error)
@@ -240,6 +241,9 @@ function solve!(
     s.success = t >= t1 && all_finite(s.inner[1])
     return s
 end
+
+"Whether what a step came to is finite: its error and its end."
+is_finite(s::AdaptiveSolve, error::Float64) = isfinite(error) && all_finite(s.inner[end])
 
 "The state a solve reached."
 final_state(s::AdaptiveSolve) = s.inner[1]

@@ -107,7 +107,7 @@ From derivatives by the results of the last `solve!` (the solution at its times,
 estimate, step size) to those by the initial state; those by parameters wait for `parameter_bars!`.
 """
 function pull!(
-        y0_bar::AbstractMatrix, s::AdaptiveSolve, ys_bar::AbstractArray{Float64, 3}, y1_bar::AbstractMatrix,
+        y0_bar::AbstractMatrix, s::AdaptiveSolve, ys_bar::AbstractArray{<:Real, 3}, y1_bar::AbstractMatrix,
         error_bar::AbstractVector, stiffness_bar::AbstractVector, h_bar::AbstractVector, integral_bar::Float64,
     )
     r, last = s.record, n_stages(s.method)
@@ -124,7 +124,7 @@ function pull!(
         used = used_step(t, h, s.t1)
         copyto!(s.inner[1], r.y[i])
         copyto!(s.slopes[1], r.slope[i])
-        error, stiffness, _ = take_step!(s, t, used, true)
+        error, stiffness = retake_step!(s, i, t, used)
         clear_step!(s)
         own_t, used_bar = pull_saved!(s, i, t, used, ys_bar)
         own_h = by_error = 0.0
@@ -169,8 +169,11 @@ function pull!(
     return nothing
 end
 
+"Take the step of record `i` once more, with its values kept; returns its error and stiffness."
+retake_step!(s::AdaptiveSolve, i::Int, t::Float64, used::Float64) = take_step!(s, t, used, true)[1:2]
+
 "What the solution saved within record `i` passes on; returns the adjoints of the step's beginning and size."
-function pull_saved!(s::AdaptiveSolve, i::Int, t::Float64, used::Float64, ys_bar::AbstractArray{Float64, 3})
+function pull_saved!(s::AdaptiveSolve, i::Int, t::Float64, used::Float64, ys_bar::AbstractArray{<:Real, 3})
     r, method = s.record, s.method
     t_bar = used_bar = 0.0
     for j in (r.saved[i] + 1):(i < s.count ? r.saved[i + 1] : length(s.times))

@@ -162,7 +162,15 @@ Parameters{T}(tape::Tape) where {T} = Parameters{T}(
 )
 
 function set!(parameters::Parameters, tape::Tape, p::AbstractVector)
-    columns = parameters.columns
+    set_fixed!(parameters.columns, tape, p)
+    for (network, weights) in zip(tape.networks, parameters.weights)
+        read_weights!(weights, network, p)
+    end
+    return nothing
+end
+
+"The one row of what follows from parameters alone."
+function set_fixed!(columns::Matrix, tape::Tape, p::AbstractVector)
     for (column, value) in tape.constants
         columns[1, column] = value
     end
@@ -171,9 +179,6 @@ function set!(parameters::Parameters, tape::Tape, p::AbstractVector)
     end
     for step in tape.fixed
         evaluate_pointwise!(columns, step.code, step.out, step.a, step.b, step.c)
-    end
-    for (network, weights) in zip(tape.networks, parameters.weights)
-        read_weights!(weights, network, p)
     end
     return nothing
 end
@@ -331,9 +336,14 @@ function parameter_bars!(p_bar::AbstractVector, parameters::Parameters{T}, tape:
             add_weights!(p_bar, network, weights)
         end
     end
+    return pull_fixed!(p_bar, sums, parameters.columns, tape)
+end
+
+"From the adjoints of the row of `set_fixed!`, which are used up, to those of parameters, to which they are added."
+function pull_fixed!(p_bar::AbstractVector, sums::Matrix, columns::Matrix, tape::Tape)
     for k in length(tape.fixed):-1:1
         step = tape.fixed[k]
-        pull_pointwise!(sums, parameters.columns, step.code, step.out, step.a, step.b, step.c)
+        pull_pointwise!(sums, columns, step.code, step.out, step.a, step.b, step.c)
     end
     for (column, index) in tape.params
         p_bar[index] += sums[1, column]

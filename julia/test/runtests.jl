@@ -591,6 +591,8 @@ Base.find_package("KernelAbstractions") === nothing || include("device_fields.jl
 Base.find_package("KernelAbstractions") === nothing || include("device_ensembles.jl")
 Base.find_package("CUDA") === nothing || include("cuda.jl")
 include("training.jl")
+Base.find_package("JLArrays") === nothing || include("device_training.jl")
+Base.find_package("CUDA") === nothing || include("cuda_training.jl")
 
 @testset "tapes know every operation" begin
     leaves = (PySciML.CONST, PySciML.TIME, PySciML.STATE, PySciML.PARAM, PySciML.HISTORY)

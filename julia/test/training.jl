@@ -5,43 +5,7 @@ using PySciML: Dense, Tape
 using Random: Xoshiro
 using Test
 
-const CODES = Dict(
-    :const => 0x00, :time => 0x01, :state => 0x02, :param => 0x03, :add => 0x0a, :sub => 0x0b, :mul => 0x0c, :div => 0x0d,
-    :sin => 0x17, :cos => 0x18, :tanh => 0x1f, :join => 0x50, :network => 0x51,
-)
-
-"A tape written down node by node: `(operation, operands...)`, leaves with their number or value, networks with the call."
-function tape(nodes, n_states, n_params, outputs; networks = Vector{Dense}[], calls = Tuple{Int, Int}[])
-    n = length(nodes)
-    op, args, constant, index = zeros(UInt8, n), fill(-1, n, 3), zeros(n), fill(-1, n)
-    for (k, (name, rest...)) in enumerate(nodes)
-        op[k] = name isa Symbol ? CODES[name] : name
-        if name === :const
-            constant[k] = rest[1]
-        elseif name in (:state, :param)
-            index[k] = rest[1] - 1
-        elseif name === :network
-            index[k], args[k, 1] = rest .- 1
-        else
-            args[k, 1:length(rest)] = collect(Int, rest) .- 1
-        end
-    end
-    pairs = [collect(call) .- 1 for call in calls]
-    return Tape(op, args, constant, index, n_states, n_params, outputs .- 1, networks, pairs)
-end
-
-"Layers of those widths, whose numbers begin after `offset` parameters."
-function layers(widths, activation, offset; final = :identity)
-    found = Dense[]
-    for k in 2:length(widths)
-        n_in, n_out = widths[k - 1], widths[k]
-        push!(found, Dense(n_in, n_out, k == length(widths) ? final : activation, offset, offset + n_in * n_out))
-        offset += n_in * n_out + n_out
-    end
-    return found
-end
-
-size_of(network) = sum(layer.n_in * layer.n_out + layer.n_out for layer in network)
+isdefined(@__MODULE__, :tape) || include("tapes.jl")
 
 "Values of the outputs for every member, and the derivatives of `sum(bars .* values)` by states, times and parameters."
 function evaluate_and_pull(tape, p, u, t, bars)
@@ -164,16 +128,6 @@ end
     @test_throws "not with Vern9" PySciML.explicit_method("Vern9")
 end
 
-"Lotka and Volterra's equations."
-lotka_volterra() = tape(
-    Any[
-        (:state, 1), (:state, 2), (:mul, 1, 2), (:param, 1), (:param, 2), (:param, 3), (:param, 4), (:mul, 4, 1), (:mul, 5, 3),
-        (:sub, 8, 9), (:mul, 7, 3), (:mul, 6, 2), (:sub, 11, 12),
-    ], 2, 4, [10, 13],
-)
-
-const LOTKA = [1.5, 1.0, 3.0, 1.0]
-
 "A solve with the usual arguments; returns the solution at the times."
 function solved(s, p, y0, t1, times; start = zeros(s.field.rows), length = ones(s.field.rows), dt = nothing)
     ys = zeros(s.field.rows, s.field.tape.n_states, Base.length(times))
@@ -204,18 +158,6 @@ end
     s = PySciML.AdaptiveSolve(decay, PySciML.explicit_method("Tsit5"), 1, 1e-6, 1e-6, 100)
     solved(s, Float64[], ones(1, 1), 0.1, Float64[])
     @test all(≈(50 / 3.5068; rtol = 1e-6), s.record.stiffness[1:s.count])
-end
-
-"A network in the equations, time in them too, members that run over times of their own."
-function driven()
-    network = layers([3, 8, 2], :tanh, 1)
-    nodes = Any[
-        (:state, 1), (:state, 2), (:time,), (:join, 1, 2), (:join, 4, 3), (:network, 1, 5), (:network, 2, 5), (:param, 1),
-        (:mul, 8, 1), (:sub, 6, 9), (:cos, 3), (:add, 7, 11),
-    ]
-    one = tape(nodes, 2, 1 + size_of(network), [10, 12]; networks = [network], calls = [(1, 1), (1, 2)])
-    rng = Xoshiro(4)
-    return one, 0.7 .* randn(rng, one.n_params), randn(rng, 3, 2), [0.0, 0.5, 1.5], [1.0, 1.2, -0.8]
 end
 
 const TIMES = [0.0, 0.3, 0.31, 0.9, 1.6, 2.0]

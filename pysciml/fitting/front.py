@@ -40,6 +40,8 @@ _FOR_TRAINING: dict[str, Any] = {
     "checkpoint_every": 50,
     "trajectories": None,
     "adjoint": None,
+    "device": "cpu",
+    "precision": "float64",
 }
 
 
@@ -78,6 +80,8 @@ def fit(
     rtol: float | None = None,
     atol: float | None = None,
     max_steps: int | None = None,
+    device: str = "cpu",
+    precision: str = "float64",
     progress: bool = False,
 ) -> Any:
     """Fit parameters, initial values and networks to data.
@@ -189,6 +193,15 @@ def fit(
         training takes 1e-6 for both (1e-2 for stochastic problems), and explicit methods (Tsit5,
         DP5, BS3; SOSRI). With ``engine="julia"`` networks from Equinox, and `JacobianNorm` of
         stochastic problems, are not supported.
+    device : str, default "cpu"
+        Training. ``"cuda"`` solves and differentiates on an NVIDIA GPU, which pays for many windows and
+        wide networks. With ``engine="julia"`` (``pysciml julia setup --cuda``) states, stages and
+        adjoints stay there for a whole solve; it is for ordinary differential equations with the
+        default adjoint, and for all regularizers but `JacobianNorm`, `TaylorDerivative` of order 2 or
+        more, and ``ErrorEstimate(through_steps=True)``.
+    precision : {"float64", "float32"}
+        Training. Of the solves and their derivatives; single precision for ``rtol`` 1e-6 or more.
+        With ``engine="julia"`` it needs ``device="cuda"``.
     progress : bool
         Show a progress line on standard error.
 

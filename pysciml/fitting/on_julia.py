@@ -17,6 +17,7 @@ from pysciml.engines.base import Array
 from pysciml.engines.julia.training import AdjointBatchSolve, BatchSolve, Observer, Outcome, check_operations
 from pysciml.errors import UnsupportedError
 from pysciml.fitting.objective import Layout, Value
+from pysciml.fitting.training_options import TrainingOptions
 from pysciml.fitting.windows import Windows
 from pysciml.graph import Model
 from pysciml.neural.integrands import integrand, integrated
@@ -48,6 +49,23 @@ def check_regularizers(model: Model, regularizers: Sequence[Regularizer]) -> Non
     check_operations(integrand(model.graph, regularizers)[0])
 
 
+def check_for_device(options: TrainingOptions, stochastic: bool) -> None:
+    """Refuse, by name, what trainings on Julia have on a CPU alone."""
+    refused = [
+        (stochastic, "a stochastic problem"),
+        (options.adjoint is not None, "adjoint="),
+        (any(getattr(r, "through_steps", False) for r in options.regularizers), "ErrorEstimate(through_steps=True)"),
+        *((integrated(r), f"{type(r).__name__}(...)") for r in options.regularizers),
+    ]
+    for is_given, what in refused:
+        if is_given:
+            raise UnsupportedError(
+                f"device={options.device!r} with engine='julia' does not train {what}: leave device out, or take "
+                "engine='jax'",
+                engine="julia",
+            )
+
+
 @dataclass(frozen=True)
 class JuliaObjective:
     """What is minimized; the attributes are those of `pysciml.fitting.objective.Objective`."""
@@ -63,6 +81,8 @@ class JuliaObjective:
     continuity: float
     spread: Array
     adjoint: str | None = None
+    device: str = "cpu"
+    precision: str = "float64"
 
     def make(self, windows: Windows, fine: int, capacity: int, *, train: bool) -> Loss:
         """See `Objective.make`; the function also returns the derivative by ``theta`` where ``train``."""
@@ -83,7 +103,7 @@ class JuliaObjective:
                 solves[members] = (
                     AdjointBatchSolve(self.adjoint, *how, along)
                     if self.adjoint is not None and train
-                    else BatchSolve(*how, through_steps, along)
+                    else BatchSolve(*how, through_steps, along, device=self.device, precision=self.precision)
                 )
             solver = solves[members]
             u0, p, flat = self.layout.unpack(theta, self.u0, self.p)

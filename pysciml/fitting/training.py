@@ -45,6 +45,8 @@ def train(problem: Problem, data: xr.Dataset, trainable: list[Any], options: Map
     chosen = read_options(options, stochastic)
     if chosen.engine == "julia":
         _check_julia(problem, chosen)
+    else:
+        _check_jax(chosen)
     read = moments.read_moments if stochastic else read_data
     observations = read(problem, data, options["sigma"], options["weights"])
     trained = read_trainable(problem, trainable, options["log"])
@@ -100,14 +102,25 @@ def _check_problem(problem: Problem) -> None:
 
 
 def _check_julia(problem: Problem, options: TrainingOptions) -> None:
-    from pysciml.engines.julia.training import check, check_adjoint
-    from pysciml.fitting.on_julia import check_regularizers
+    from pysciml.engines.julia.training import check, check_adjoint, check_device
+    from pysciml.fitting.on_julia import check_for_device, check_regularizers
 
     check(problem.system.model)
     if options.adjoint is not None:
         check_adjoint()
     check_regularizers(problem.system.model, options.regularizers)
     get("julia")
+    if options.device != "cpu":
+        check_for_device(options, problem.system.model.kind == "sde")
+    check_device(problem.system.model, options.device, options.precision)
+
+
+def _check_jax(options: TrainingOptions) -> None:
+    from pysciml.engines.jax.compiling import find_device
+
+    get("jax").check_place(options.device, options.precision)
+    if options.device != "cpu":
+        find_device(options.device)
 
 
 class _Training:
@@ -158,6 +171,7 @@ class _Training:
             *(("julia",) if self.on_julia else ()),
             *((self.optimizer.text,) if self.optimizer.text else ()),
             *(("adjoint", options.adjoint.text) if options.adjoint else ()),
+            *((options.device, options.precision) if (options.device, options.precision) != ("cpu", "float64") else ()),
         )
         self.losses: dict[Any, Any] = {}
         # An optax optimizer, a schedule or an adjoint given as an object is not, or not all, part of the mark.
@@ -179,7 +193,8 @@ class _Training:
         if self.on_julia:
             from pysciml.fitting import on_julia
 
-            return on_julia.JuliaObjective(*shared, o.algorithm, o.rtol, o.atol, o.continuity, spread, adjoint)
+            how = o.algorithm, o.rtol, o.atol, o.continuity, spread, adjoint, o.device, o.precision
+            return on_julia.JuliaObjective(*shared, *how)
         from pysciml.fitting.objective import Objective
 
         return Objective(*shared, o.algorithm, o.rtol, o.atol, o.continuity, spread, adjoint)
@@ -215,7 +230,8 @@ class _Training:
 
             return step
 
-        return compiled(("training", self.key, stage, capacity, len(args[2])), make, *args)[0](*args)
+        key = "training", self.key, stage, capacity, len(args[2])
+        return compiled(key, make, *args, precision=self.options.precision, device=self.options.device)[0](*args)
 
     def _step_on_julia(
         self, stage: int, capacity: int, theta: Array, leaves: Any, chosen: Any, coefficients: Array, random: Any
@@ -246,7 +262,11 @@ class _Training:
             _, value, _ = self._loss(None, check, 1, capacity)(*args)
             return float(value.loss) if value.success else np.inf
         run, _ = compiled(
-            ("validation", self.key, capacity), lambda: self.objective.make(check, 1, capacity, train=False), *args
+            ("validation", self.key, capacity),
+            lambda: self.objective.make(check, 1, capacity, train=False),
+            *args,
+            precision=self.options.precision,
+            device=self.options.device,
         )
         _, value = run(*args)
         if bool(value.full) and 2 * capacity <= self.options.max_steps:
@@ -257,9 +277,11 @@ class _Training:
 
     def run(self) -> TrainingResult:
         """Train, or go on with a training."""
-        from pysciml.engines.jax.compiling import double_precision
+        from pysciml.engines.jax.compiling import arithmetic
 
-        with double_precision():
+        # For Julia only random numbers and optimizers are JAX's, and stay where they are.
+        place = ("float64", "cpu") if self.on_julia else (self.options.precision, self.options.device)
+        with arithmetic(*place):
             # Julia compiles nothing for a number of steps.
             capacity = self.options.max_steps if self.on_julia else min(_CAPACITY, self.options.max_steps)
             state = State(self.start, self.optimizer.start(self.start), self.start.copy(), capacity=capacity)

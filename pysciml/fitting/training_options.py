@@ -19,6 +19,7 @@ from pysciml.hints import did_you_mean
 from pysciml.neural.adaptive import METHODS
 from pysciml.neural.adjoint_option import Adjoint, engine_of, read_adjoint
 from pysciml.neural.regularizers import RandomEndTime, Regularizer, TaylorDerivative, read_regularizers
+from pysciml.options import check_place
 from pysciml.problem import Problem, number
 
 #: What a training can run on; the first one is taken where the user names none.
@@ -77,6 +78,8 @@ class TrainingOptions:
     trajectories: int
     engine: str
     adjoint: Adjoint | None
+    device: str
+    precision: str
 
 
 def integer(name: str, value: Any, least: int = 1) -> int:
@@ -145,6 +148,7 @@ def read_options(given: Mapping[str, Any], stochastic: bool) -> TrainingOptions:
     atol = number(usual if given["atol"] is None else given["atol"], "atol", "atol")
     if rtol < 0 or atol < 0 or rtol + atol == 0:
         raise ProblemError("rtol and atol must be 0 or more, and not both 0", symbol="rtol")
+    check_place(given["device"], given["precision"], rtol)
     if not isinstance(given["progress"], bool):
         raise ProblemError(f"progress must be True or False, not {given['progress']!r}", symbol="progress")
     return TrainingOptions(
@@ -169,6 +173,8 @@ def read_options(given: Mapping[str, Any], stochastic: bool) -> TrainingOptions:
         trajectories=100 if given["trajectories"] is None else integer("trajectories", given["trajectories"], 2),
         engine=engine,
         adjoint=read_adjoint(given["adjoint"], engine, regularizers, stochastic, by_rule),
+        device=given["device"],
+        precision=given["precision"],
     )
 
 

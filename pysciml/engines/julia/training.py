@@ -6,7 +6,7 @@ Arrays are states by members of the batch, so that Julia has them column by colu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from pysciml.engines.julia import bridge, environment
 from pysciml.engines.julia.tapes import OPERATIONS, address, floats, send_tape, whole
 from pysciml.errors import EngineUnavailableError, UnsupportedError
 from pysciml.graph import Graph, Model, ops
+
+#: Operations that have no functions on a GPU: gamma and Bessel functions, by their codes.
+_NOT_ON_DEVICES: Final = frozenset(range(52, 59))
 
 
 def check(model: Model) -> None:
@@ -35,6 +38,27 @@ def check_operations(graph: Graph) -> None:
     if missing:
         names = ", ".join(ops.OPS[code].name for code in missing)
         raise UnsupportedError(f"training with engine='julia' does not know {names}; engine='jax' may", engine="julia")
+
+
+def check_device(model: Model, device: str, precision: str) -> None:
+    """Refuse, by name, places where Julia does not train, and what it cannot train on a GPU."""
+    if device == "cpu" and precision == "float64":
+        return
+    if device != "cuda":
+        what = f"precision={precision!r} is for device='cuda'" if device == "cpu" else f"there is no device={device!r}"
+        raise UnsupportedError(
+            f"training with engine='julia': {what}; it runs on device='cpu', and in both precisions on device='cuda'",
+            engine="julia",
+        )
+    missing = sorted(model.graph.used_ops(("rhs",)) & _NOT_ON_DEVICES)
+    if missing:
+        names = ", ".join(ops.OPS[code].name for code in missing)
+        raise UnsupportedError(
+            f"device='cuda': a GPU has no function {names} for engine='julia'; device='cpu' has", engine="julia"
+        )
+    reason = environment.lacks("CUDA", "cuda") or str(bridge.julia().load_training_device(device))
+    if reason:
+        raise EngineUnavailableError(f"device={device!r}: {reason}", engine="julia")
 
 
 def check_adjoint() -> None:
@@ -105,6 +129,8 @@ class BatchSolve(_Solve):
         What to integrate along; see `pysciml.neural.integrands.integrand`.
     dense : bool
         Whether the solution is kept between the steps, too.
+    device, precision : str
+        Elsewhere than on the CPU neither ``through_steps`` nor ``integrand`` nor ``dense``; see `check_device`.
     """
 
     def __init__(
@@ -119,20 +145,19 @@ class BatchSolve(_Solve):
         integrand: Graph | None = None,
         *,
         dense: bool = False,
+        device: str = "cpu",
+        precision: str = "float64",
     ) -> None:
-        super().__init__(
-            bridge.julia().adaptive_solve(
-                send_tape(model.graph, ("rhs",)),
-                algorithm,
-                members,
-                float(rtol),
-                float(atol),
-                int(max_steps),
-                through_steps,
-                None if integrand is None else send_tape(integrand, ("integrand",)),
-                dense,
-            )
-        )
+        how = send_tape(model.graph, ("rhs",)), algorithm, members, float(rtol), float(atol), int(max_steps)
+        if device == "cpu":
+            along = None if integrand is None else send_tape(integrand, ("integrand",))
+            handle = bridge.julia().adaptive_solve(*how, through_steps, along, dense)
+        else:
+            assert not through_steps
+            assert integrand is None
+            assert not dense
+            handle = bridge.julia().device_solve(*how, device, precision)
+        super().__init__(handle)
         self._n, self._members = len(model.states), members
 
     def solve(

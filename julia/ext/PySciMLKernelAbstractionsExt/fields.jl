@@ -1,26 +1,4 @@
-module PySciMLKernelAbstractionsExt
-
-using KernelAbstractions: KernelAbstractions, @Const, @index, @kernel, @localmem, @synchronize
-using LinearAlgebra: mul!
-using PySciML: PySciML, CopyStep, DeviceFields, KernelStep, ProductStep, ReductionStep, Spot, TransformStep, array_of, at
-
-PySciML.on_gpu(backend) = KernelAbstractions.isgpu(backend)
-
-function PySciML.on_device(backend, host::Array)
-    made = KernelAbstractions.allocate(backend, eltype(host), size(host)...)
-    return copyto!(made, host)
-end
-
-# -- trajectories
-
-@kernel function trajectory!(f!, du, u, p, t)
-    k = @index(Global)
-    @inbounds f!(view(du, k, :), view(u, k, :), view(p, k, :), t)
-end
-
-PySciML.each_trajectory!(backend, f!, du, u, p, t) = trajectory!(backend)(f!, du, u, p, t; ndrange = size(u, 1))
-
-# -- fields
+# The steps of `Fields` as kernels.
 
 "So many threads work together."
 const GROUP = 256
@@ -240,6 +218,4 @@ function PySciML.launch(rates::DeviceFields, step::TransformStep, spot, _, ::Typ
         back!(lines, modes)
         scatter!(du, u, p, t)
     end
-end
-
 end
