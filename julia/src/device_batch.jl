@@ -24,8 +24,6 @@ function gather! end
 "`k[:, j] = length .* values[:, columns[j]]`"
 function take_outputs! end
 
-"An array of the device with these numbers."
-
 "Numbers from another place, in the precision of this array."
 receive!(out::AbstractArray{T}, numbers::AbstractArray{T}) where {T} = copyto!(out, numbers)
 receive!(out::AbstractArray{T}, numbers::AbstractArray) where {T} = copyto!(out, T.(numbers))

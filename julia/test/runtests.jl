@@ -617,7 +617,7 @@ if Base.find_package("JET") !== nothing
     @testset "JET" begin
         JET.test_package(PySciML; target_modules = (PySciML,), toplevel_logger = nothing)
         # Nothing in a training solve is dispatched while it runs.
-        S = PySciML.AdaptiveSolve{PySciML.BatchField, Union{Nothing, PySciML.Integrand}}
+        S = PySciML.AdaptiveSolve{PySciML.BatchField, Union{Nothing, PySciML.Integrand}, Matrix{Float64}}
         V, M, A = Vector{Float64}, Matrix{Float64}, Array{Float64, 3}
         JET.test_opt(PySciML.solve!, (A, S, V, M, V, V, Float64, Float64, V); target_modules = (PySciML,))
         JET.test_opt(PySciML.pull!, (M, S, A, M, V, V, V, Float64); target_modules = (PySciML,))
