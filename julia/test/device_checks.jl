@@ -11,7 +11,7 @@ isdefined(@__MODULE__, :tape) || include("tapes.jl")
 near(a, b, rtol) = isapprox(Array(a), Array(b); rtol, atol = rtol)
 
 "An array of a backend in the precision `T`."
-on(backend, ::Type{T}, numbers) where {T} = PySciML.upload(backend, T.(numbers))
+on(backend, ::Type{T}, numbers) where {T} = PySciML.on_device(backend, T.(numbers))
 
 "All that a field gives, slopes and the adjoints of two evaluations, is that of a CPU's."
 function field_agrees(one, p, y, start, length, backend, ::Type{T}; rtol) where {T}
