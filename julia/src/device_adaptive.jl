@@ -195,7 +195,7 @@ function solve_at!(
     )
     rows, n = size(s.work)
     s.kinetic = kinetic
-    solution = sent(s, zeros(rows, n, n_times))
+    solution = blank(s.field, (rows, n, n_times))
     solve!(
         solution, s, array_at(p, n_params(s.field)), sent(s, array_at(y0, rows, n)), array_at(start, rows), array_at(span, rows), t0, t1,
         array_at(times, n_times),
@@ -207,7 +207,7 @@ end
 
 function pull_at!(s::DeviceSolve, y0_bar::Int, ys_bar::Int, y1_bar::Int, estimates_bar::Int, integral_bar::Float64)
     (rows, n), estimates = size(s.work), array_at(estimates_bar, s.count, 3)
-    pulled = sent(s, zeros(rows, n))
+    pulled = blank(s.field, (rows, n))
     pull!(
         pulled, s, sent(s, array_at(ys_bar, rows, n, length(s.times))), sent(s, array_at(y1_bar, rows, n)), view(estimates, :, 1),
         view(estimates, :, 2), view(estimates, :, 3), integral_bar,

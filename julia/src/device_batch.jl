@@ -118,15 +118,15 @@ function DeviceField(tape::Tape, rows::Int, stages::Int, backend, ::Type{T}) whe
     p, p_bar, bars = blank(tape.n_params), blank(tape.n_params), blank(rows, layout.n_bars)
     columns(range) = view(bars, :, range)
     layers = [[DeviceLayer(layer, p, p_bar) for layer in placed.network] for placed in layout.networks]
-    outputs, levels = upload(backend, layout.outputs), [upload(backend, steps) for steps in layout.levels]
-    types = typeof(backend), typeof(p), typeof(bars), typeof(columns(1:0)), eltype(eltype(layers)), typeof(outputs), eltype(levels)
+    outputs, by_fixed = upload(backend, layout.outputs), DeviceGather(backend, layout.by_fixed)
+    types = typeof(backend), typeof(p), typeof(bars), typeof(columns(1:0)), eltype(eltype(layers)), typeof(outputs), typeof(by_fixed.uses)
     return DeviceField{T, types...}(
         tape, layout, backend, rows, rules, blank(rows), fill!(blank(rows), 1), fill!(blank(rows), 1), p, p_bar,
         zeros(1, layout.n_fixed), blank(1, layout.n_fixed), blank(rows, layout.n_fixed),
         [DeviceStage(blank(rows, layout.n_values), layout) for _ in 1:stages], bars,
-        [Pass([columns(range) for range in placed.bars], types[4][]) for placed in layout.networks], layers, levels,
-        [DeviceGather(backend, g) for g in layout.pulled], DeviceGather(backend, layout.by_states),
-        DeviceGather(backend, layout.by_fixed), outputs,
+        [Pass([columns(range) for range in placed.bars], types[4][]) for placed in layout.networks], layers,
+        [upload(backend, steps) for steps in layout.levels], [DeviceGather(backend, g) for g in layout.pulled],
+        DeviceGather(backend, layout.by_states), by_fixed, outputs,
     )
 end
 
