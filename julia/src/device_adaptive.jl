@@ -84,7 +84,8 @@ function take_step!(s::DeviceSolve, t::Float64, h::Float64, keep::Bool)
     end
     none = 0.0, 0.0, 0.0, 0.0, zero(eltype(s.work))
     squares = mapreduce(
-        step_squares, add_each, s.relative, s.inner[last], s.inner[last - 1], s.slopes[last], s.slopes[last - 1], speed; init = none,
+        step_squares, add_each, s.relative, s.inner[last], s.inner[last - 1], s.slopes[last], s.slopes[last - 1], speed;
+        init = none,
     )
     error, apart, spread, kinetic = squares[1:4] ./ length(s.work)
     isfinite(squares[5]) || (error = NaN)
@@ -158,7 +159,9 @@ end
 "The derivative of `max(abs(x), abs(other))` by `x`."
 scale_share(x, other) = abs(x) > abs(other) ? sign(x) : abs(x) == abs(other) ? sign(x) / 2 : zero(x)
 
-function add_difference!(x_bar::AbstractMatrix{T}, y_bar::AbstractMatrix, factor::Float64, x::AbstractMatrix, y::AbstractMatrix) where {T}
+function add_difference!(
+        x_bar::AbstractMatrix{T}, y_bar::AbstractMatrix, factor::Float64, x::AbstractMatrix, y::AbstractMatrix,
+    ) where {T}
     by = T(factor)
     @. x_bar += by * (x - y)
     @. y_bar -= by * (x - y)
@@ -197,8 +200,8 @@ function solve_at!(
     s.kinetic = kinetic
     solution = blank(s.field, (rows, n, n_times))
     solve!(
-        solution, s, array_at(p, n_params(s.field)), sent(s, array_at(y0, rows, n)), array_at(start, rows), array_at(span, rows), t0, t1,
-        array_at(times, n_times),
+        solution, s, array_at(p, n_params(s.field)), sent(s, array_at(y0, rows, n)), array_at(start, rows), array_at(span, rows),
+        t0, t1, array_at(times, n_times),
     )
     copyto!(array_at(ys, rows, n, n_times), Array(solution))
     copyto!(array_at(y1, rows, n), Array(final_state(s)))

@@ -72,7 +72,7 @@ end
 
 function DeviceStage(values::AbstractMatrix, layout::Layout)
     columns(range) = view(values, :, range)
-    passes = [Pass([columns(range) for range in placed.outer], [columns(range) for range in placed.inner]) for placed in layout.networks]
+    passes = [Pass(columns.(placed.outer), columns.(placed.inner)) for placed in layout.networks]
     return DeviceStage(values, columns(layout.states), columns(layout.times), columns(1:layout.n_fixed), passes)
 end
 
@@ -119,7 +119,7 @@ function DeviceField(tape::Tape, rows::Int, stages::Int, backend, ::Type{T}) whe
     columns(range) = view(bars, :, range)
     layers = [[DeviceLayer(layer, p, p_bar) for layer in placed.network] for placed in layout.networks]
     outputs, by_fixed = upload(backend, layout.outputs), DeviceGather(backend, layout.by_fixed)
-    types = typeof(backend), typeof(p), typeof(bars), typeof(columns(1:0)), eltype(eltype(layers)), typeof(outputs), typeof(by_fixed.uses)
+    types = map(typeof, (backend, p, bars, columns(1:0)))..., eltype(eltype(layers)), map(typeof, (outputs, by_fixed.uses))...
     return DeviceField{T, types...}(
         tape, layout, backend, rows, rules, blank(rows), fill!(blank(rows), 1), fill!(blank(rows), 1), p, p_bar,
         zeros(1, layout.n_fixed), blank(1, layout.n_fixed), blank(rows, layout.n_fixed),
