@@ -44,7 +44,6 @@ def weights(n: int, hidden: int) -> list[np.ndarray]:
 
 
 def on_julia(n: int, hidden: int, batch: int, device: str, precision: str) -> Update:
-    """By the solver of `pysciml.fit`."""
     states = ps.variables(" ".join(f"x{k}" for k in range(n)))
     nn = ps.MLP("nn", inputs=n, outputs=n, hidden=(hidden,))
     model = ps.System([ps.Eq(ps.D(x), out) for x, out in zip(states, nn(*states), strict=True)]).model
@@ -65,7 +64,6 @@ def on_julia(n: int, hidden: int, batch: int, device: str, precision: str) -> Up
 
 
 def on_jax(n: int, hidden: int, batch: int, device: str, precision: str) -> Update:
-    """By the solver of `pysciml.fit` on JAX."""
     how = Setting(method("Tsit5"), TOLERANCE, TOLERANCE, STEPS)
     with arithmetic(precision, device):
         given = [jnp.asarray(w) for w in weights(n, hidden)]
@@ -87,24 +85,15 @@ def on_jax(n: int, hidden: int, batch: int, device: str, precision: str) -> Upda
     return update
 
 
-def has_cuda(engine: str) -> bool:
-    """Whether an engine finds a GPU here; says why not."""
-    reason = ""
+def missing(engine: str) -> str:
+    """Why an engine finds no GPU here; empty where it does."""
+    if engine == "julia":
+        return environment.lacks("CUDA", "cuda") or str(bridge.julia().load_training_device("cuda"))
     try:
-        if engine == "jax":
-            find_device("cuda")
-        else:
-            reason = environment.lacks("CUDA", "cuda") or str(bridge.julia().load_training_device("cuda"))
+        find_device("cuda")
     except EngineUnavailableError as error:
-        reason = str(error)
-    if reason:
-        print(f"no cuda for {engine}: {reason}", file=sys.stderr)
-    return not reason
-
-
-def seconds(update: Update) -> float:
-    """The least of three updates."""
-    return min(timeit.repeat(update, number=1, repeat=3))
+        return str(error)
+    return ""
 
 
 def main() -> None:
@@ -114,7 +103,9 @@ def main() -> None:
     cases = CASES[:1] if parser.parse_args().quick else CASES
     places = [("julia", "cpu", "float64")]
     for engine in ("julia", "jax"):
-        if has_cuda(engine):
+        if reason := missing(engine):
+            print(f"no cuda for {engine}: {reason}", file=sys.stderr)
+        else:
             places += [(engine, "cuda", precision) for precision in ("float64", "float32")]
     print(f"{'states':>6} {'hidden':>6} {'batch':>6}  {'where':<19} {'s/update':>9} {'ratio':>7}")
     for n, hidden, batch in cases:
@@ -126,7 +117,7 @@ def main() -> None:
             digits = 1e-6 if precision == "float64" else 1e-2
             assert abs(value - expected[0]) < digits * expected[0]
             assert np.abs(slope - expected[1]).max() < digits * np.abs(expected[1]).max()
-            taken = seconds(update)
+            taken = min(timeit.repeat(update, number=1, repeat=3))
             base = base or taken
             where = f"{engine} {device} {precision}"
             print(f"{n:6} {hidden:6} {batch:6}  {where:<19} {taken:9.4f} {base / taken:7.2f}", flush=True)

@@ -84,7 +84,8 @@ function take_step!(s::DeviceSolve, t::Float64, h::Float64, keep::Bool)
     end
     none = 0.0, 0.0, 0.0, 0.0, zero(eltype(s.work))
     squares = mapreduce(
-        step_squares, add_each, s.relative, s.inner[last], s.inner[last - 1], s.slopes[last], s.slopes[last - 1], speed; init = none,
+        step_squares, add_each, s.relative, s.inner[last], s.inner[last - 1], s.slopes[last], s.slopes[last - 1], speed;
+        init = none,
     )
     error, apart, spread, kinetic = squares[1:4] ./ length(s.work)
     isfinite(squares[5]) || (error = NaN)
@@ -158,7 +159,9 @@ end
 "The derivative of `max(abs(x), abs(other))` by `x`."
 scale_share(x, other) = abs(x) > abs(other) ? sign(x) : abs(x) == abs(other) ? sign(x) / 2 : zero(x)
 
-function add_difference!(x_bar::AbstractMatrix{T}, y_bar::AbstractMatrix, factor::Float64, x::AbstractMatrix, y::AbstractMatrix) where {T}
+function add_difference!(
+        x_bar::AbstractMatrix{T}, y_bar::AbstractMatrix, factor::Float64, x::AbstractMatrix, y::AbstractMatrix,
+    ) where {T}
     by = T(factor)
     @. x_bar += by * (x - y)
     @. y_bar -= by * (x - y)
@@ -195,10 +198,10 @@ function solve_at!(
     )
     rows, n = size(s.work)
     s.kinetic = kinetic
-    solution = sent(s, zeros(rows, n, n_times))
+    solution = blank(s.field, (rows, n, n_times))
     solve!(
-        solution, s, array_at(p, n_params(s.field)), sent(s, array_at(y0, rows, n)), array_at(start, rows), array_at(span, rows), t0, t1,
-        array_at(times, n_times),
+        solution, s, array_at(p, n_params(s.field)), sent(s, array_at(y0, rows, n)), array_at(start, rows), array_at(span, rows),
+        t0, t1, array_at(times, n_times),
     )
     copyto!(array_at(ys, rows, n, n_times), Array(solution))
     copyto!(array_at(y1, rows, n), Array(final_state(s)))
@@ -207,7 +210,7 @@ end
 
 function pull_at!(s::DeviceSolve, y0_bar::Int, ys_bar::Int, y1_bar::Int, estimates_bar::Int, integral_bar::Float64)
     (rows, n), estimates = size(s.work), array_at(estimates_bar, s.count, 3)
-    pulled = sent(s, zeros(rows, n))
+    pulled = blank(s.field, (rows, n))
     pull!(
         pulled, s, sent(s, array_at(ys_bar, rows, n, length(s.times))), sent(s, array_at(y1_bar, rows, n)), view(estimates, :, 1),
         view(estimates, :, 2), view(estimates, :, 3), integral_bar,

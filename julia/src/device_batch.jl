@@ -69,7 +69,7 @@ end
 
 function DeviceStage(values::AbstractMatrix, layout::Layout)
     columns(range) = view(values, :, range)
-    passes = [Pass([columns(range) for range in placed.outer], [columns(range) for range in placed.inner]) for placed in layout.networks]
+    passes = [Pass(columns.(placed.outer), columns.(placed.inner)) for placed in layout.networks]
     return DeviceStage(values, columns(layout.states), columns(layout.times), columns(1:layout.n_fixed), passes)
 end
 
@@ -115,15 +115,15 @@ function DeviceField(tape::Tape, rows::Int, stages::Int, backend, ::Type{T}) whe
     p, p_bar, bars = blank(tape.n_params), blank(tape.n_params), blank(rows, layout.n_bars)
     columns(range) = view(bars, :, range)
     layers = [[DeviceLayer(layer, p, p_bar) for layer in placed.network] for placed in layout.networks]
-    outputs, levels = on_device(backend, layout.outputs), [on_device(backend, steps) for steps in layout.levels]
-    types = typeof(backend), typeof(p), typeof(bars), typeof(columns(1:0)), eltype(eltype(layers)), typeof(outputs), eltype(levels)
+    outputs, by_fixed = on_device(backend, layout.outputs), DeviceGather(backend, layout.by_fixed)
+    types = map(typeof, (backend, p, bars, columns(1:0)))..., eltype(eltype(layers)), map(typeof, (outputs, by_fixed.uses))...
     return DeviceField{T, types...}(
         tape, layout, backend, rows, rules, blank(rows), fill!(blank(rows), 1), fill!(blank(rows), 1), p, p_bar,
         zeros(1, layout.n_fixed), blank(1, layout.n_fixed), blank(rows, layout.n_fixed),
         [DeviceStage(blank(rows, layout.n_values), layout) for _ in 1:stages], bars,
-        [Pass([columns(range) for range in placed.bars], types[4][]) for placed in layout.networks], layers, levels,
-        [DeviceGather(backend, g) for g in layout.pulled], DeviceGather(backend, layout.by_states),
-        DeviceGather(backend, layout.by_fixed), outputs,
+        [Pass([columns(range) for range in placed.bars], types[4][]) for placed in layout.networks], layers,
+        [on_device(backend, steps) for steps in layout.levels], [DeviceGather(backend, g) for g in layout.pulled],
+        DeviceGather(backend, layout.by_states), by_fixed, outputs,
     )
 end
 

@@ -23,12 +23,12 @@ for (code, rule) in POINTWISE, replaced in (false, true)
     code in NOT_IN_KERNELS && continue
     with = replaced ? with_device_functions : identity
     operands = reads(length(rule) - 1)
-    @eval @inline function apply_rule(::Rule{$code, $replaced}, values, i, i1, i2, i3)
+    @eval Base.@propagate_inbounds function apply_rule(::Rule{$code, $replaced}, values, i, i1, i2, i3)
         $(operands...)
         return oftype(values[i, i1], $(with(first(rule))))
     end
     partials = [:(position == $k && return oftype(y, $(with(partial)))) for (k, partial) in enumerate(rule[2:end])]
-    @eval @inline function rule_partial(::Rule{$code, $replaced}, position, values, i, y, i1, i2, i3)
+    @eval Base.@propagate_inbounds function rule_partial(::Rule{$code, $replaced}, position, values, i, y, i1, i2, i3)
         $(operands...)
         $(partials...)
         return zero(y)
@@ -36,23 +36,23 @@ for (code, rule) in POINTWISE, replaced in (false, true)
 end
 
 "The value of the operation `code`, one of `rules` or `COPY`, for member `i`; operands are given by their columns."
-@inline apply_one(rules::Tuple, code, values, i, i1, i2, i3) =
+Base.@propagate_inbounds apply_one(rules::Tuple, code, values, i, i1, i2, i3) =
     code == code_of(first(rules)) ? apply_rule(first(rules), values, i, i1, i2, i3) :
     apply_one(Base.tail(rules), code, values, i, i1, i2, i3)
-@inline apply_one(::Tuple{}, code, values, i, i1, i2, i3) = values[i, i1]
+Base.@propagate_inbounds apply_one(::Tuple{}, code, values, i, i1, i2, i3) = values[i, i1]
 
 "As `apply_one`: the derivative by the operand at a position, where `y` is the value."
-@inline one_partial(rules::Tuple, code, position, values, i, y, i1, i2, i3) =
+Base.@propagate_inbounds one_partial(rules::Tuple, code, position, values, i, y, i1, i2, i3) =
     code == code_of(first(rules)) ? rule_partial(first(rules), position, values, i, y, i1, i2, i3) :
     one_partial(Base.tail(rules), code, position, values, i, y, i1, i2, i3)
-@inline one_partial(::Tuple{}, code, position, values, i, y, i1, i2, i3) = one(y)
+Base.@propagate_inbounds one_partial(::Tuple{}, code, position, values, i, y, i1, i2, i3) = one(y)
 
 """
     adjoint_share(rules, use, k, bars, values, k_bar, length, i)
 
 What the use in column `k` of `use` passes back, for member `i`, to the column that is used.
 """
-@inline function adjoint_share(rules, use, k, bars, values, k_bar, length, i)
+Base.@propagate_inbounds function adjoint_share(rules, use, k, bars, values, k_bar, length, i)
     code, position, out = use[1, k], use[2, k], use[3, k]
     code == OUTPUT && return length[i] * k_bar[i, out]
     bar = bars[i, out]

@@ -58,7 +58,8 @@ function solve_agrees(one, p, y0, start, length, name, backend, ::Type{T}; rtol,
     wanted, n_rhs = results_of(here, p, y0, start, length, identity, dt)
     found, there_n_rhs = results_of(there, p, y0, start, length, x -> on(backend, T, x), dt)
     wrong = [q for q in something(names, keys(wanted)) if !near(found[q], wanted[q], rtol)]
-    isempty(wrong) || @info "not those of the CPU" name [q => maximum(abs, Array(found[q]) - wanted[q]) / maximum(abs, wanted[q]) for q in wrong]
+    apart(q) = maximum(abs, Array(found[q]) - wanted[q]) / maximum(abs, wanted[q])
+    isempty(wrong) || @info "not those of the CPU" name [q => apart(q) for q in wrong]
     return there.success && n_rhs == there_n_rhs && isempty(wrong)
 end
 

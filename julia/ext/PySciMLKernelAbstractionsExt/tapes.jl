@@ -13,7 +13,9 @@ function PySciML.run_level!(values, steps, rules)
     return nothing
 end
 
-@kernel function gather_kernel!(out, @Const(columns), @Const(starts), @Const(uses), rules, bars, @Const(values), @Const(k_bar), @Const(span), adding)
+@kernel function gather_kernel!(
+        out, @Const(columns), @Const(starts), @Const(uses), rules, bars, @Const(values), @Const(k_bar), @Const(span), adding,
+    )
     i, j = @index(Global, NTuple)
     @inbounds begin
         total = adding ? out[i, columns[j]] : zero(eltype(out))
