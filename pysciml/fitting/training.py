@@ -46,7 +46,7 @@ def train(problem: Problem, data: xr.Dataset, trainable: list[Any], options: Map
     if chosen.engine == "julia":
         _check_julia(problem, chosen)
     else:
-        _check_jax(chosen)
+        _check_jax(problem, chosen)
     read = moments.read_moments if stochastic else read_data
     observations = read(problem, data, options["sigma"], options["weights"])
     trained = read_trainable(problem, trainable, options["log"])
@@ -115,12 +115,8 @@ def _check_julia(problem: Problem, options: TrainingOptions) -> None:
     check_device(problem.system.model, options.device, options.precision)
 
 
-def _check_jax(options: TrainingOptions) -> None:
-    from pysciml.engines.jax.compiling import find_device
-
-    get("jax").check_place(options.device, options.precision)
-    if options.device != "cpu":
-        find_device(options.device)
+def _check_jax(problem: Problem, options: TrainingOptions) -> None:
+    get("jax").check_place(problem.system.model, options.device, options.precision)
 
 
 class _Training:

@@ -112,7 +112,6 @@ def test_fields_are_those_of_the_cpu(brusselator: ps.Problem, alg: str) -> None:
     options = {"rtol": 1e-8, "atol": 1e-8, "saveat": 0.1, "engine": "jax"}
     there, here = (ps.solve(brusselator, alg, device=device, **options) for device in ("cuda", "cpu"))
     assert there.attrs["device"] == "cuda"
-    assert there.attrs["n_steps"] == here.attrs["n_steps"]
     agree(there, here, 1e-7)
 
 
