@@ -1,4 +1,5 @@
-# Functions for the kernels of a GPU, and ensembles there: each trajectory is one thread of a kernel of DiffEqGPU.jl, which an extension starts (PySciMLDiffEqGPUExt).
+# Functions for the kernels of a GPU, and ensembles there: each trajectory is one thread of a kernel of DiffEqGPU.jl, which an
+# extension starts (PySciMLDiffEqGPUExt).
 # What a kernel needs comes from the graph: the right-hand side out of place on static vectors, without pointers to the heap.
 
 "Kernels keep states in registers: they are for models of few of them. Where the bound should be was not measured."

@@ -98,7 +98,9 @@ def solve_ensemble(
         Show a progress line on standard error.
     device, precision
         As for `solve`. The Julia engine has ``device="cuda"`` here, in both precisions, for ordinary
-        equations of up to 20 states without events; its kernels count no steps (``max_steps``).
+        equations without events. Up to 20 states and with the methods that DiffEqGPU.jl has kernels of,
+        each trajectory has its own steps, which are not counted (``max_steps``); otherwise all
+        trajectories under way (``memory``) are one system of equations, whose error is that of the worst.
     executor : dask.distributed.Client, optional
         Solve on a cluster, in blocks of trajectories. ``memory`` is then for one worker's block, and
         ``workers`` the engine's threads within it (by default 1: the cluster shares out the cores).
