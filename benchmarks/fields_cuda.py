@@ -13,13 +13,12 @@ import time
 from typing import Any
 
 import numpy as np
-import sympy as sp
 
 import pysciml as ps
 from benchmarks.machine import machine
+from benchmarks.pde import gray_scott_problem
 
 STEPS = 200
-X, Y = ps.coordinates("X Y")
 
 #: What is compared, as options of `solve`: the first is what the others are compared with.
 PLACES: dict[str, dict[str, str]] = {
@@ -30,23 +29,6 @@ PLACES: dict[str, dict[str, str]] = {
     "Julia, GPU, float32": {"engine": "julia", "device": "cuda", "precision": "float32"},
     "JAX, GPU, float32": {"engine": "jax", "device": "cuda", "precision": "float32"},
 }
-
-
-def gray_scott(n: int) -> Any:
-    """A square of ``n`` times ``n`` cells of unit size, with a bump in the middle (Pearson, Science 261, 1993)."""
-    u, v = ps.fields("u v", X, Y)
-    F, k = ps.parameters("F k")
-    bump = sp.exp(-((X - n / 2) ** 2 + (Y - n / 2) ** 2) / 50)
-    system = ps.PDESystem(
-        [
-            ps.Eq(ps.D(u), 0.16 * ps.laplacian(u) - u * v**2 + F * (1 - u)),
-            ps.Eq(ps.D(v), 0.08 * ps.laplacian(v) + u * v**2 - (F + k) * v),
-        ],
-        {X: (0, n), Y: (0, n)},
-        {X: ps.Periodic(), Y: ps.Periodic()},
-        {u: 1 - bump / 2, v: bump / 4},
-    )
-    return system.discretize({X: n, Y: n}).problem((0, STEPS), {F: 0.035, k: 0.065})
 
 
 def measured(problem: Any, place: dict[str, str], rounds: int) -> tuple[float, float, Any]:
@@ -64,7 +46,7 @@ def measured(problem: Any, place: dict[str, str], rounds: int) -> tuple[float, f
 
 def compare(n: int, rounds: int, missing: dict[str, str]) -> None:
     """A row of the table for each place."""
-    problem = gray_scott(n)
+    problem = gray_scott_problem(n, STEPS)
     reference: tuple[float, Any] | None = None
     for name, place in PLACES.items():
         if name in missing:

@@ -201,9 +201,8 @@ def large() -> list[Verdict]:
     ]
 
 
-def gray_scott(n: int = 256, steps: int = 5000) -> Verdict:
-    """Euler's method, against py-pde."""
-    promise = f"Gray-Scott {n}x{n}, {steps} Euler steps: at least as fast as py-pde"
+def gray_scott_problem(n: int, until: float) -> ps.Problem:
+    """A square of ``n`` times ``n`` cells of unit size, with a bump in the middle (Pearson, Science 261, 1993)."""
     u, v = ps.fields("u v", X, Y)
     F, k = ps.parameters("F k")
     bump = sp.exp(-((X - n / 2) ** 2 + (Y - n / 2) ** 2) / 50)
@@ -216,7 +215,13 @@ def gray_scott(n: int = 256, steps: int = 5000) -> Verdict:
         {X: ps.Periodic(), Y: ps.Periodic()},
         {u: 1 - bump / 2, v: bump / 4},
     )
-    problem = system.discretize({X: n, Y: n}).problem((0, steps), {F: 0.035, k: 0.065})
+    return system.discretize({X: n, Y: n}).problem((0, until), {F: 0.035, k: 0.065})
+
+
+def gray_scott(n: int = 256, steps: int = 5000) -> Verdict:
+    """Euler's method, against py-pde."""
+    promise = f"Gray-Scott {n}x{n}, {steps} Euler steps: at least as fast as py-pde"
+    problem = gray_scott_problem(n, steps)
     ours = lambda: ps.solve(problem, "Euler", engine="jax", dt=1.0, saveat=[float(steps)])  # noqa: E731
     solution = ours()
     try:
