@@ -50,7 +50,7 @@ end
 
 const Integrator = JumpProcesses.SSAIntegrator
 
-function PySciML.work!(integrator::Integrator, deadline::UInt64)
+function PySciML.work!(integrator::Integrator, _, deadline::UInt64)
     steps = 0
     while JumpProcesses.should_continue_solve(integrator)
         step!(integrator)
