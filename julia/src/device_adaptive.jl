@@ -36,11 +36,11 @@ combine!(out::AbstractMatrix, weights::AbstractVector{Float64}, slopes::Vector{<
     weighted_sum!(out, zero(eltype(out)), view(weights, 1:count), view(slopes, 1:count))
 
 "Of one element of a sum of arrays: `start + sum(weights .* xs)`."
-struct WeightedSum{N, T}
-    weights::NTuple{N, T}
+struct WeightedSum{W <: Tuple}
+    weights::W
 end
 
-@inline (s::WeightedSum{N})(start, xs::Vararg{Any, N}) where {N} = start + sum(map(*, s.weights, xs))
+@inline (s::WeightedSum)(start, xs::Vararg{Any, N}) where {N} = start + sum(map(*, s.weights, xs))
 
 "`out = start + sum(weights .* xs)`, in one kernel."
 function weighted_sum!(out::AbstractMatrix{T}, start, weights::AbstractVector, xs::AbstractVector) where {T}
@@ -48,11 +48,11 @@ function weighted_sum!(out::AbstractMatrix{T}, start, weights::AbstractVector, x
 end
 
 "Of one element of a sum of squares, `sum(weights .* xs.^2)`."
-struct WeightedSquares{N, T}
-    weights::NTuple{N, T}
+struct WeightedSquares{W <: Tuple}
+    weights::W
 end
 
-@inline (s::WeightedSquares{N})(xs::Vararg{Any, N}) where {N} = sum(map((w, x) -> w * x * x, s.weights, xs))
+@inline (s::WeightedSquares)(xs::Vararg{Any, N}) where {N} = sum(map((w, x) -> w * x * x, s.weights, xs))
 
 # -- forward
 
