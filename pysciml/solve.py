@@ -210,7 +210,7 @@ def choose_engine(
             else:
                 return candidate
         refusals.append(f"{name}: {reason}")
-    refusals += _not_ready(model, alg)
+    refusals += _not_ready(model, alg, device, ensemble)
     raise UnsupportedError(
         f"no engine here solves {model.name!r} ({model.kind}{'' if alg is None else f', {alg}'}):\n  "
         + "\n  ".join(refusals),
@@ -218,13 +218,13 @@ def choose_engine(
     )
 
 
-def _not_ready(model: Model, alg: str | None) -> list[str]:
+def _not_ready(model: Model, alg: str | None, device: str, ensemble: bool) -> list[str]:
     """What to say of engines that could solve a model, were they installed."""
     found: list[str] = []
     for name in sorted(set(base.registry()) - set(base.automatic_order())):
         candidate = base.registry()[name]
         reason = candidate.unavailable()
-        if reason is not None:
+        if reason is not None and device in candidate.devices_for(model, ensemble=ensemble):
             with contextlib.suppress(UnsupportedError, EngineUnavailableError):
                 candidate.check(model, alg)
                 known = alg is None or alg.partition("(")[0] in candidate.algorithms()

@@ -230,20 +230,24 @@ class Engine(abc.ABC):
         """The same outputs of a graph with simpler expressions; ``expand`` multiplies out sums before."""
         raise UnsupportedError(f"the {self.name} engine simplifies no expressions", engine=self.name)
 
-    def check_place(self, model: Model, device: str, precision: str, *, ensemble: bool = False) -> None:
-        """Raise for a device or a precision the engine lacks, naming those it has and who has it.
+    def devices_for(self, model: Model, *, ensemble: bool = False) -> tuple[str, ...]:
+        """The devices that the engine has for a model, or for an ``ensemble`` of it."""
+        return self.devices
 
-        An engine that has other devices extends this to raise `EngineUnavailableError` where there
-        is none here, and `UnsupportedError` where it has one for an ``ensemble`` or some models alone.
+    def check_place(self, model: Model, device: str, precision: str, *, ensemble: bool = False) -> None:
+        """Raise for a device or a precision the engine lacks for a model, naming those it has and who has it.
+
+        An engine that has other devices extends this to raise `EngineUnavailableError` where there is none here.
         """
-        for what, asked, mine in (("device", device, self.devices), ("precision", precision, self.precisions)):
+
+        def having(engine: Engine, what: str) -> tuple[str, ...]:
+            return engine.devices_for(model, ensemble=ensemble) if what == "device" else engine.precisions
+
+        for what, asked in (("device", device), ("precision", precision)):
+            mine = having(self, what)
             if asked in mine:
                 continue
-            others = [
-                repr(name)
-                for name, engine in registry().items()
-                if asked in (engine.devices if what == "device" else engine.precisions)
-            ]
+            others = [repr(name) for name, engine in registry().items() if asked in having(engine, what)]
             elsewhere = f"engine={' or engine='.join(others)} has it" if others else "no registered engine has it"
             raise UnsupportedError(
                 f"the {self.name} engine has no {what} {asked!r}, only {', '.join(map(repr, mine))}; {elsewhere}",

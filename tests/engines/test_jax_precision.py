@@ -83,6 +83,7 @@ def test_a_gpu_that_is_not_there_is_said_with_the_command_that_mends_it(problem,
     ("options", "kind", "message"),
     [
         ({"engine": "native", "precision": "float32"}, ps.UnsupportedError, "engine='jax' has it"),
+        ({"engine": "native", "device": "cuda"}, ps.UnsupportedError, "only 'cpu'; engine='jax' has it$"),
         ({"engine": "jax", "device": "abacus"}, ps.UnsupportedError, "no registered engine has it"),
         ({"device": 3}, ps.ProblemError, "device must be a name"),
         ({"precision": "half"}, ps.ProblemError, "precision must be"),
@@ -93,6 +94,11 @@ def test_a_gpu_that_is_not_there_is_said_with_the_command_that_mends_it(problem,
 def test_what_does_not_go_together_is_refused(problem, options, kind, message):
     with pytest.raises(kind, match=message):
         ps.solve(problem, **options)
+
+
+def test_who_has_a_gpu_depends_on_what_is_solved(problem):
+    with pytest.raises(ps.UnsupportedError, match="engine='jax' or engine='julia' has it$"):
+        ps.solve_ensemble(problem, over={"x": [1.0, 2.0]}, engine="native", device="cuda")
 
 
 def test_adaptive_steps_on_a_path_want_double_precision(noisy):

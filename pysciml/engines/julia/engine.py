@@ -119,17 +119,21 @@ class JuliaEngine(Engine):
                 _FITTING.clear()
             _FITTING.add((model.hash, algorithm))
 
+    def devices_for(self, model: Model, *, ensemble: bool = False) -> tuple[str, ...]:
+        """See `Engine.devices_for`: fields, and ensembles of ordinary equations, run on a GPU."""
+        return ("cpu",) if ensemble == bool(model.fields) else self.devices
+
     def check_place(self, model: Model, device: str, precision: str, *, ensemble: bool = False) -> None:
-        """See `Engine.check_place`: fields and ensembles run on a GPU, there in both precisions."""
-        super().check_place(model, device, precision if device == "cpu" else "float64", ensemble=ensemble)
-        if device == "cpu":
-            return
-        if ensemble == bool(model.fields):
+        """See `Engine.check_place`: a GPU has both precisions."""
+        if device in self.devices and device not in self.devices_for(model, ensemble=ensemble):
             raise UnsupportedError(
                 f"the julia engine has device={device!r} for partial differential equations (pysciml.solve) and for "
                 "ensembles of ordinary ones (pysciml.solve_ensemble); engine='jax' has it for others",
                 engine=self.name,
             )
+        super().check_place(model, device, precision if device == "cpu" else "float64", ensemble=ensemble)
+        if device == "cpu":
+            return
         found = environment.find()
         if isinstance(found, str):
             raise EngineUnavailableError(found, engine=self.name)
