@@ -37,7 +37,7 @@ def once(library: str, problem: TestProblem) -> float:
     return float(run.values(run.call())[-1, -1])
 
 
-def _time_to_first_line(command: list[str]) -> tuple[float, str]:
+def time_to_first_line(command: list[str]) -> tuple[float, str]:
     """Seconds until the process prints, and its last word if it failed."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
@@ -68,7 +68,7 @@ def measure(
                 key = (problem, library)
                 if key in failed:
                     continue
-                seconds, failure = _time_to_first_line([sys.executable, "-m", "benchmarks.cold", library, problem])
+                seconds, failure = time_to_first_line([sys.executable, "-m", "benchmarks.cold", library, problem])
                 if failure:
                     failed[key] = failure
                 elif turn:  # the first turn warms the file cache for all alike

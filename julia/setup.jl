@@ -4,31 +4,7 @@
 
 using Pkg
 
-const SOLVERS = [
-    "DelayDiffEq",
-    "JumpProcesses",
-    "OrdinaryDiffEq",
-    "OrdinaryDiffEqExponentialRK",
-    "OrdinaryDiffEqFIRK",
-    "OrdinaryDiffEqHighOrderRK",
-    "OrdinaryDiffEqIMEXMultistep",
-    "OrdinaryDiffEqLowOrderRK",
-    "OrdinaryDiffEqRKN",
-    "OrdinaryDiffEqSDIRK",
-    "OrdinaryDiffEqSSPRK",
-    "OrdinaryDiffEqStabilizedRK",
-    "OrdinaryDiffEqSymplecticRK",
-    "StochasticDiffEq",
-]
-
-# Spectral derivatives, rules to train by, and what `System.to_julia()` may use besides.
-const MORE = ["DiffEqCallbacks", "FFTW", "NaNMath", "Optimisers", "SpecialFunctions"]
-
-# NVIDIA GPUs; the second for ensembles.
-const GPU = ["CUDA", "DiffEqGPU"]
-
-# Adjoints to train by.
-const SENSITIVITY = ["SciMLSensitivity"]
+include("packages.jl")
 
 function main(folder::AbstractString, pythoncall::AbstractString, more::AbstractString...)
     wanted = [SOLVERS; MORE]

@@ -65,7 +65,9 @@ _JULIA: Final = """\
 The engine 'julia' runs Symbolics.jl and DifferentialEquations.jl inside this process. `setup` installs Julia
 (unless PYTHON_JULIAPKG_EXE names one, or it is on the PATH) and the packages into a folder of their own
 (PYSCIML_JULIA_HOME names another), and compiles them: some 20 minutes on two cores, once. It can be interrupted
-and repeated. `status` only looks: code 0 when the engine is ready, 1 when something is missing.
+and repeated. `setup --sysimage` then also makes a system image, with which new processes start sooner; it is made for
+one state of pysciml, Julia and the packages, and not used with another. `status` only looks: code 0 when the engine is
+ready, 1 when something is missing.
 """
 
 _SOLVE: Final = """\
@@ -139,7 +141,9 @@ def make_parser() -> argparse.ArgumentParser:
     julia.add_argument("what", choices=("setup", "status"), help="install what is missing, or only look")
     julia.add_argument("--cuda", action="store_true", help="also for an NVIDIA GPU")
     julia.add_argument("--sensitivity", action="store_true", help="also SciMLSensitivity's adjoints, for training")
-    julia.add_argument("--sysimage", action="store_true", help="also a system image (not in this version)")
+    julia.add_argument(
+        "--sysimage", action="store_true", help="also a system image, for a faster start; needs a C compiler"
+    )
 
     run = add("solve", "solve a saved model", _SOLVE, _SOLVE_EXAMPLES + _EXIT_CODES, _run_solve)
     run.add_argument("model", metavar="MODEL.json", help="a model file, as System.save writes")
@@ -261,6 +265,8 @@ def _run_doctor(options: Any) -> int:
         verdict, good = _self_test(info.name)
         print(f"    self-test: {verdict}")
         (working if good else broken).append(info.name)
+    if unused := _unused_image():
+        print(f"\n{unused}")
     chosen = os.environ.get("PYSCIML_ENGINE")
     if chosen:
         print(f"\nPYSCIML_ENGINE is set: engine='auto' means {chosen!r}")
@@ -308,6 +314,12 @@ def _self_test(engine: str) -> tuple[str, bool]:
 # ---- julia ----
 
 
+def _unused_image() -> str:
+    from pysciml.engines.julia import sysimage
+
+    return sysimage.state()
+
+
 def _run_julia(options: Any) -> int:
     from pysciml.engines.julia.setup import setup, status
 
@@ -315,7 +327,7 @@ def _run_julia(options: Any) -> int:
         setup(cuda=options.cuda, sensitivity=options.sensitivity, sysimage=options.sysimage)
         return OK
     found = status()
-    for name in ("executable", "julia", "project", "package"):
+    for name in ("executable", "julia", "project", "package", "sysimage"):
         print(f"  {name:10} {getattr(found, name) or '(none)'}")
     print("ready" if found.ready else found.missing)
     return OK if found.ready else FAILED

@@ -40,9 +40,12 @@ function example_arrays()
     return nothing
 end
 
+"What an extension runs while it is installed, unless a preference says that it should not."
+workload(kind::AbstractString, algorithms::AbstractString...) =
+    workload_enabled(@__MODULE__) ? exercise(kind, algorithms...) : nothing
+
 "Solve small problems of a kind with some algorithms, in the ways a caller does."
-function workload(kind::AbstractString, algorithms::AbstractString...)
-    workload_enabled(@__MODULE__) || return nothing
+function exercise(kind::AbstractString, algorithms::AbstractString...)
     u0, p, times = [2.0, 0.0], [1.0], [0.0, 0.1]
     dt = kind == "sde" ? 0.05 : 0.0
     GC.@preserve u0 p times for name in algorithms

@@ -97,7 +97,7 @@ def test_what_does_not_go_together_is_refused(problem, options, kind, message):
 
 
 def test_who_has_a_gpu_depends_on_what_is_solved(problem):
-    with pytest.raises(ps.UnsupportedError, match="engine='jax' or engine='julia' has it$"):
+    with pytest.raises(ps.UnsupportedError, match=r"engine='jax' or engine='julia' has it$"):
         ps.solve_ensemble(problem, over={"x": [1.0, 2.0]}, engine="native", device="cuda")
 
 

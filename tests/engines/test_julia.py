@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 import sympy as sp
 
 import pysciml as ps
-from pysciml.engines.julia import environment
+from pysciml.engines.julia import bridge, environment, sysimage
 from pysciml.engines.julia.engine import OPERATIONS
 from pysciml.errors import EngineUnavailableError, SolverError, UnsupportedError
 from pysciml.graph import GraphBuilder, ops
@@ -55,6 +56,28 @@ def test_the_julia_package_passes_its_own_tests() -> None:
     command = [found.executable, "--startup-file=no", "--threads=2", f"--project={found.project}", str(script)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_packages_of_a_system_image_are_those_of_the_environment() -> None:
+    found = environment.find()
+    assert not isinstance(found, str)
+    text = (environment.package_folder() / "packages.jl").read_text(encoding="utf-8")
+    names = re.findall(r'"(\w+)"', text.split("const GPU")[0])
+    assert "OrdinaryDiffEq" in names
+    assert environment.lacking(found.project, ("PySciML", "PythonCall", *names)) == []
+
+
+def test_julia_starts_with_the_system_image_that_fits() -> None:
+    found = environment.find()
+    assert not isinstance(found, str)
+    bridge.julia()
+    import juliacall
+
+    running = Path(str(juliacall.Base.unsafe_string(juliacall.Base.JLOptions().image_file)))
+    without = str(running.with_name("sys" + running.suffix))
+    name = "PYTHON_JULIACALL_SYSIMAGE"
+    wanted = os.environ.get(name) or sysimage.settings(found).get(name, without)
+    assert running.resolve() == Path(wanted).resolve()
 
 
 @pytest.mark.parametrize(

@@ -178,8 +178,6 @@ def test_the_command_line_shows_the_state(no_julia: Path, capsys: pytest.Capture
     make_environment(no_julia)
     assert cli.main(["julia", "status"]) == 0
     assert "1.10.8" in capsys.readouterr().out
-    assert cli.main(["julia", "setup", "--sysimage"]) == 1
-    assert "image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("asked", [(), ("cuda",), ("sensitivity",), ("cuda", "sensitivity")])

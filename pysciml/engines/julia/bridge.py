@@ -26,7 +26,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pysciml.engines.julia import environment
+from pysciml.engines.julia import environment, sysimage
 from pysciml.engines.julia.environment import SETUP
 from pysciml.errors import EngineUnavailableError
 
@@ -115,6 +115,7 @@ def _start() -> Any:
         raise EngineUnavailableError(found, engine="julia")
     already = "juliacall" in sys.modules
     settings = dict(_SETTINGS, PYTHON_JULIACALL_EXE=found.executable, PYTHON_JULIACALL_PROJECT=found.project)
+    settings |= sysimage.settings(found)
     ours = {} if already else {key: value for key, value in settings.items() if key not in os.environ}
     if os.environ.get("PYTHON_JULIACALL_HANDLE_SIGNALS") == "no":
         ours.pop("PYTHON_JULIACALL_THREADS", None)  # several threads without Julia's signals crash

@@ -56,9 +56,20 @@ def fingerprint() -> str:
     """Changes when the Julia package needs other packages than before, or the setup installs others beside it."""
     folder = package_folder()
     digest = hashlib.blake2b(digest_size=8)
-    for name in ("Project.toml", "setup.jl"):
+    for name in ("Project.toml", "packages.jl", "setup.jl"):
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
+
+
+def offline() -> bool:
+    """Whether the user wants nothing to be downloaded; juliapkg's variable and its words."""
+    return os.environ.get("PYTHON_JULIAPKG_OFFLINE", "").lower() in ("yes", "true", "1")
+
+
+def variables() -> dict[str, str]:
+    """What Julia's package manager is run with: no Python from conda, and no network where `offline`."""
+    changed = {"JULIA_PKG_OFFLINE": "true"} if offline() else {}
+    return {"JULIA_CONDAPKG_BACKEND": "Null", "JULIA_PYTHONCALL_EXE": sys.executable} | os.environ | changed
 
 
 def home() -> Path:

@@ -9,7 +9,6 @@ between environments.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pysciml.engines.julia import environment
+from pysciml.engines.julia import sysimage as images
 from pysciml.engines.julia.environment import MARKER, SETUP, Environment
-from pysciml.errors import EngineUnavailableError, UnsupportedError
+from pysciml.errors import EngineUnavailableError
 
 #: Versions of Julia that the package supports, in juliapkg's notation.
 _JULIA: Final = "1.10.3 - 1"
@@ -40,6 +40,8 @@ class Status:
         As far as they are known.
     package : str
         The folder of the Julia package PySciML.
+    sysimage : str
+        The system image with its size, or why it is not used; empty where none was made.
     """
 
     ready: bool
@@ -48,6 +50,7 @@ class Status:
     project: str
     julia: str
     package: str
+    sysimage: str = ""
 
 
 def status() -> Status:
@@ -56,7 +59,9 @@ def status() -> Status:
     package = str(environment.package_folder())
     if isinstance(found, str):
         return Status(False, found, "", str(environment.home()), "", package)
-    return Status(True, "", found.executable, found.project, found.julia, package)
+    image = images.look(found)
+    said = image if isinstance(image, str) else f"{image.path} ({image.bytes / 2**20:.0f} MiB)"
+    return Status(True, "", found.executable, found.project, found.julia, package, said)
 
 
 def setup(
@@ -72,7 +77,8 @@ def setup(
     cuda : bool
         Also what an NVIDIA GPU needs: CUDA.jl, and DiffEqGPU.jl for ensembles.
     sysimage : bool
-        An image for a faster start: not in this version.
+        Also a system image, with which a new process solves sooner (`pysciml.engines.julia.sysimage`). Packages for
+        GPUs and adjoints stay outside. It needs a C compiler.
     progress : callable
         Called with one line for every step.
     sensitivity : bool
@@ -88,9 +94,7 @@ def setup(
         With what went wrong and what to do.
     """
     if sysimage:
-        raise UnsupportedError(
-            "this version makes no system image: run `pysciml julia setup` without it", engine="julia"
-        )
+        images.check()
     package = environment.package_folder()
     if not (package / "src" / "PySciML.jl").is_file():
         raise EngineUnavailableError(
@@ -113,6 +117,10 @@ def setup(
     _run(executable, project, package, more)
     found = Environment(executable, str(project), version)
     _write_marker(folder / MARKER, found)
+    if sysimage:
+        images.make(found, progress)
+    elif isinstance(unused := images.look(found), str) and unused:
+        progress(unused)
     progress("done: ps.solve(problem) now uses Julia")
     return found
 
@@ -131,22 +139,17 @@ def _find_julia(folder: Path, progress: Progress) -> tuple[str, str]:
             return given, str(version)
         progress("looking for Julia")
         prefix = str(folder / "julia")
-        executable, version = find_julia.find_julia(compat=compat, prefix=prefix, install=not _offline())
+        executable, version = find_julia.find_julia(compat=compat, prefix=prefix, install=not environment.offline())
     except EngineUnavailableError:
         raise
     except Exception as error:  # juliapkg raises plain exceptions, also where there is no network
-        what = "found, and PYTHON_JULIAPKG_OFFLINE forbids installing it" if _offline() else "installed"
+        what = "found, and PYTHON_JULIAPKG_OFFLINE forbids installing it" if environment.offline() else "installed"
         raise EngineUnavailableError(
             f"Julia could not be {what} ({' '.join(str(error).split())}): check the network, or install Julia "
             f"1.10 or newer yourself (julialang.org) and run `{SETUP}` again",
             engine="julia",
         ) from error
     return str(executable), str(version)
-
-
-def _offline() -> bool:
-    """Whether the user wants nothing to be downloaded; juliapkg's variable and its words."""
-    return os.environ.get("PYTHON_JULIAPKG_OFFLINE", "").lower() in ("yes", "true", "1")
 
 
 def _run(executable: str, project: Path, package: Path, more: list[str]) -> None:
@@ -159,11 +162,7 @@ def _run(executable: str, project: Path, package: Path, more: list[str]) -> None
         metadata.version("juliacall"),
         *more,
     ]
-    variables = dict(os.environ)
-    variables.setdefault("JULIA_CONDAPKG_BACKEND", "Null")
-    if _offline():
-        variables["JULIA_PKG_OFFLINE"] = "true"  # with the packages that are there already
-    code = subprocess.run(command, env=variables, check=False).returncode
+    code = subprocess.run(command, env=environment.variables(), check=False).returncode
     if code != 0:
         raise EngineUnavailableError(
             f"Julia's package manager failed (exit code {code}, its message is above): run `{SETUP}` again, "
