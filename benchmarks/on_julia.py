@@ -27,11 +27,6 @@ from pysciml.neural.layers import Solved
 from pysciml.neural.regularizers import Regularizer
 from pysciml.neural.terms import end_shift
 
-#: Methods that are left out, and why.
-WITHOUT = {
-    "TayNODE": "TayNODE is left out here: for Julia the derivatives along the solution are written out neuron by "
-    "neuron, and training on the digits took fifty times as long as vanilla."
-}
 #: Attempted steps for which there are random numbers at first; twice as many where they do not suffice.
 DRAWS = 64
 

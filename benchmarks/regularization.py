@@ -165,15 +165,11 @@ def moved_to_julia(experiment: Experiment) -> Experiment:
     missing = registry()["julia"].unavailable()
     if missing is not None:
         raise SystemExit(missing)
-    from benchmarks.on_julia import WITHOUT, on_julia
+    from benchmarks.on_julia import on_julia
 
     return replace(
         experiment,
         title=f"{experiment.title}, on Julia",
-        methods={method: how for method, how in experiment.methods.items() if method not in WITHOUT},
-        note=" ".join(
-            [experiment.note, *(WITHOUT[method] for method in experiment.methods if method in WITHOUT)]
-        ).strip(),
         model=lambda regularize, key: on_julia(experiment.model(regularize, key)),
     )
 

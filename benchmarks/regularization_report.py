@@ -155,7 +155,8 @@ def write(found: dict[str, Any], out: Path) -> None:
     if (out / "training.json").exists():
         parts.append(epochs(json.loads((out / "training.json").read_text(encoding="utf-8"))))
     (out / "regularization.md").write_text("\n".join(parts), encoding="utf-8")
-    draw({name: kept for name, kept in found.items() if name == experiment(name)}, out / "regularization.png")
+    if drawn := {name: kept for name, kept in found.items() if name == experiment(name)}:
+        draw(drawn, out / "regularization.png")
 
 
 def epochs(kept: dict[str, Any]) -> str:

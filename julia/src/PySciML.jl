@@ -17,8 +17,8 @@ system), `modes.jl` (the same by their Fourier modes), `exponential.jl` (a linea
 methods), `workload.jl` (what is compiled beforehand).
 
 Training has a way of its own, which needs no solver package: `pointwise.jl` (operations on a batch, with derivatives),
-`networks.jl`, `tape.jl` (graphs of both), `batch.jl` (their pieces on threads), `explicit_methods.jl`, `adaptive.jl` and
-`adjoint.jl` (solves that keep their error and stiffness estimates, differentiated), `integrand.jl` (what is integrated along
+`networks.jl`, `series.jl` (Taylor series through them), `tape.jl` (graphs of all), `batch.jl` (their pieces on threads),
+`explicit_methods.jl`, `adaptive.jl` and `adjoint.jl` (solves that keep their error and stiffness estimates, differentiated), `integrand.jl` (what is integrated along
 with them), `noisy.jl` (the same with noise), `training.jl` (what Python calls), `device_tape.jl`, `device_batch.jl` and
 `device_adaptive.jl` (such solves with all arrays on a GPU), `optimizers.jl` (rules of Optimisers.jl),
 `sensitivities.jl` (adjoints of SciMLSensitivity.jl), `regularizers.jl` and `layers.jl` (the same solves as Lux layers, for models written in Julia).
@@ -79,6 +79,7 @@ include("modes.jl")
 include("exponential.jl")
 include("pointwise.jl")
 include("networks.jl")
+include("series.jl")
 include("tape.jl")
 include("batch.jl")
 include("explicit_methods.jl")

@@ -154,17 +154,19 @@ function activate_by!(f::F, out::Matrix, inner::Matrix, bias::Vector) where {F}
 end
 
 """
-    pull!(bars, neurons, network, weights, outer_bars)
+    pull!(bars, neurons, network, weights, outer_bars, inner_bars = [])
 
 From derivatives by a network's outputs (`outer_bars[end]`) to those by its inputs (`outer_bars[1]`); those by its weights are
-added to `bars`.
+added to `bars`. What there is of `inner_bars`, by what goes into the activations, is added, and used up.
 """
 function pull!(
-        bars::Weights, neurons::Neurons, network::Network, weights::Weights, outer_bars::Vector{<:Matrix},
-    )
+        bars::Weights, neurons::Neurons, network::Network, weights::Weights, outer_bars::Vector{Matrix{T}},
+        inner_bars::Vector{Matrix{T}} = Matrix{T}[],
+    ) where {T}
     for k in length(network):-1:1
         bar = outer_bars[k + 1]
         deactivate!(bar, neurons.inner[k], neurons.outer[k + 1], network[k].activation)
+        take_bar!(bar, inner_bars, k)
         add_transposed_product!(bars.matrices[k], neurons.outer[k], bar)
         sums = bars.biases[k]
         @inbounds for j in axes(bar, 2)

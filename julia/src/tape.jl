@@ -11,19 +11,23 @@ struct Instruction
     c::Int
 end
 
-"A network applied to columns; `outputs` says which of its outputs are wanted, and in which columns."
+"""
+A network applied to columns; `outputs` says which of its outputs are wanted, and in which columns. Where those are Taylor
+coefficients, `inputs` are coefficients of the same order, and `lower` the numbers of the applications to those of the orders below.
+"""
 struct Application
     network::Int
     inputs::Vector{Int}
     outputs::Vector{Pair{Int, Int}}
+    lower::Vector{Int}
 end
 
 """
     Tape(op, args, constant, index, n_states, n_params, outputs, networks, calls)
 
 The part of a graph that the nodes `outputs` need, as instructions on the columns of a matrix, the rows of which are the members
-of a batch. Arguments are the zero-based arrays of Python; entry `k` of `calls` is the network and the output that a `NETWORK`
-node with index `k` is.
+of a batch. Arguments are the zero-based arrays of Python; entry `k` of `calls` is the network, the output and the order of the
+Taylor coefficient (of the output, along inputs that are series) that a `NETWORK` node with index `k` is.
 
 What depends on parameters alone has the first columns, `fixed`, and is evaluated once for a set of parameters; `moving` is what
 depends on states and time.
@@ -84,17 +88,11 @@ function Tape(op, args, constant, index, n_states, n_params, outputs, networks::
         elseif code == PARAM
             push!(params, here => index[node] + 1)
         elseif code == NETWORK
-            network, output = calls[index[node] + 1] .+ 1
+            network, output = calls[index[node] + 1][1:2] .+ 1
             inputs = column[joined(op, args, args[node, 1] + 1)]
-            length(inputs) == first(networks[network]).n_in ||
-                throw(ArgumentError("a network has $(length(inputs)) inputs and takes $(first(networks[network]).n_in)"))
-            number = get(applied, (network, inputs), 0)
-            if number == 0
-                push!(applications, Application(network, inputs, Pair{Int, Int}[]))
-                number = applied[(network, inputs)] = length(applications)
-                push!(moving, Instruction(NETWORK, 0, number, 0, 0))
-            end
-            push!(applications[number].outputs, output => here)
+            wanted = first(networks[network]).n_in * (calls[index[node] + 1][3] + 1)
+            length(inputs) == wanted || throw(ArgumentError("a network has $(length(inputs)) inputs and takes $wanted"))
+            push!(applications[apply_to!(applied, applications, moving, network, inputs, networks)].outputs, output => here)
         else
             a, b, c = [column[operands(node)]; zeros(Int, 3)]
             push!(moves[node] ? moving : fixed, Instruction(code, here, a, b, c))
@@ -104,6 +102,20 @@ function Tape(op, args, constant, index, n_states, n_params, outputs, networks::
         n_states, n_params, length(nodes), count(node -> !moves[node], nodes), constants, params, states, times, fixed, moving,
         column[outputs .+ 1], networks, applications,
     )
+end
+
+"The number of a network's application to these columns, which may be new, and then those of lower orders come first."
+function apply_to!(applied, applications, moving, network, inputs, networks)
+    return get!(applied, (network, inputs)) do
+        lower, below, n = Int[], length(inputs), first(networks[network]).n_in
+        while below > n
+            below -= n
+            pushfirst!(lower, apply_to!(applied, applications, moving, network, inputs[1:below], networks))
+        end
+        push!(applications, Application(network, inputs[(end - n + 1):end], Pair{Int, Int}[], lower))
+        push!(moving, Instruction(NETWORK, 0, length(applications), 0, 0))
+        length(applications)
+    end
 end
 
 "The nodes a vector is made of."
@@ -138,8 +150,8 @@ function check_tape(op, args, constant, index, n_states, n_params, outputs, netw
                 throw(ArgumentError("layer $k of a network does not fit"))
         end
     end
-    for (network, output) in calls
-        0 <= network < length(networks) && 0 <= output < last(networks[network + 1]).n_out ||
+    for (network, output, order) in calls
+        0 <= network < length(networks) && 0 <= output < last(networks[network + 1]).n_out && order >= 0 ||
             throw(ArgumentError("a call is of no output of a network"))
     end
     return nothing
@@ -191,23 +203,40 @@ The values of a tape for a batch of `rows` members.
 struct Columns{T}
     values::Matrix{T}
     neurons::Vector{Neurons{T}}
+    "The layers of each application to Taylor coefficients, else none."
+    towers::Vector{Vector{Tower{T}}}
 end
 
-Columns{T}(tape::Tape, rows::Int) where {T} = Columns{T}(
-    zeros(T, rows, tape.n_columns), [Neurons{T}(tape.networks[a.network], rows) for a in tape.applications],
-)
+function Columns{T}(tape::Tape, rows::Int) where {T}
+    neurons = [Neurons{T}(tape.networks[a.network], rows) for a in tape.applications]
+    towers = Vector{Tower{T}}[]
+    for (top, application) in zip(neurons, tape.applications)
+        order = length(application.lower)
+        order == 0 && (push!(towers, Tower{T}[]); continue)
+        below = neurons[last(application.lower)]
+        lower = order == 1 ? Tower.(below.inner, below.outer[2:end]) : towers[last(application.lower)]
+        push!(towers, raised.(lower, top.inner, top.outer[2:end]))
+    end
+    return Columns{T}(zeros(T, rows, tape.n_columns), neurons, towers)
+end
 
 "Derivatives by the values of a tape; those by parameters add up from one evaluation to the next."
 struct Bars{T}
     values::Matrix{T}
     neurons::Vector{Vector{Matrix{T}}}
     weights::Vector{Weights{T}}
+    "What goes into the activations of each application that others carry on to higher orders, else none."
+    inner::Vector{Vector{Matrix{T}}}
 end
 
 Bars{T}(tape::Tape, rows::Int) where {T} = Bars{T}(
     zeros(T, rows, tape.n_columns),
     [Neurons{T}(tape.networks[a.network], rows).outer for a in tape.applications],
     Weights{T}.(tape.networks),
+    [
+        any(other -> number in other.lower, tape.applications) ? Neurons{T}(tape.networks[a.network], rows).inner : Matrix{T}[]
+            for (number, a) in enumerate(tape.applications)
+    ],
 )
 
 function clear!(bars::Bars{T}) where {T}
@@ -263,7 +292,12 @@ function apply!(columns::Columns, application::Application, number::Int, tape::T
             inputs[i, k] = values[i, column]
         end
     end
-    evaluate!(neurons, tape.networks[application.network], parameters.weights[application.network])
+    network, weights, order = tape.networks[application.network], parameters.weights[application.network], length(application.lower)
+    if order == 0
+        evaluate!(neurons, network, weights)
+    else
+        evaluate!(neurons, columns.towers[number], order, network, weights)
+    end
     for (k, column) in application.outputs
         @inbounds @simd ivdep for i in axes(values, 1)
             values[i, column] = outputs[i, k]
@@ -306,8 +340,16 @@ function pull!(bars::Bars{T}, columns::Columns, application::Application, number
             outputs[i, k] += values[i, column]
         end
     end
-    network = application.network
-    pull!(bars.weights[network], columns.neurons[number], tape.networks[network], parameters.weights[network], outer)
+    network, order = application.network, length(application.lower)
+    layers, weights, left = tape.networks[network], parameters.weights[network], bars.inner[number]
+    if order == 0
+        pull!(bars.weights[network], columns.neurons[number], layers, weights, outer, left)
+    else
+        pull!(
+            bars.weights[network], columns.neurons[number], columns.towers[number], bars.inner, application.lower, left, layers,
+            weights, outer,
+        )
+    end
     for (k, column) in enumerate(application.inputs)
         @inbounds @simd ivdep for i in axes(values, 1)
             values[i, column] += inputs[i, k]

@@ -5,7 +5,8 @@ array_at(address::Int, shape::Int...) = unsafe_wrap(Array, Ptr{Float64}(address)
 
 """
 A tape of `n` nodes. `layers` has for each layer of all networks: the number of its network, how many go in and out, its
-activation, and where its matrix and its biases are; `calls` has for each call a network and an output. All count from zero.
+activation, and where its matrix and its biases are; `calls` has for each call a network, an output, and the order of the output's
+Taylor coefficient. All count from zero.
 """
 function tape_at(
         op::Int, args::Int, constant::Int, index::Int, n::Int, n_states::Int, n_params::Int, outputs::Int, n_outputs::Int,
@@ -18,11 +19,11 @@ function tape_at(
         0 <= number < length(networks) && 0 <= activation < length(ACTIVATIONS) || throw(ArgumentError("layers are not in order"))
         push!(networks[number + 1], Dense(n_in, n_out, ACTIVATIONS[activation + 1], matrix, bias))
     end
-    pairs = reshape(integers(calls, 2n_calls), 2, n_calls)
+    rows_of_calls = reshape(integers(calls, 3n_calls), 3, n_calls)
     operands = permutedims(reshape(integers(args, 3n), 3, n))
     return Tape(
         Vector{UInt8}(integers(op, n)), operands, floats(constant, n), integers(index, n), n_states, n_params,
-        integers(outputs, n_outputs), networks, [pairs[:, k] for k in 1:n_calls],
+        integers(outputs, n_outputs), networks, [rows_of_calls[:, k] for k in 1:n_calls],
     )
 end
 

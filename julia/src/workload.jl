@@ -68,7 +68,7 @@ function example_training()
     op, index = [STATE, STATE, JOIN, NETWORK, NETWORK, 0x0b], [0, 1, -1, 0, 1, -1]
     args = [-1 -1 -1; -1 -1 -1; 0 1 -1; 2 -1 -1; 2 -1 -1; 3 0 -1]
     layers = [0, 2, 3, 1, 0, 6, 0, 3, 2, 0, 9, 15]
-    graph = Any[Int.(op), vec(permutedims(args)), zeros(6), index, [5, 4], layers, [0, 0, 0, 1]]
+    graph = Any[Int.(op), vec(permutedims(args)), zeros(6), index, [5, 4], layers, [0, 0, 0, 0, 1, 0]]
     p, p_bar, y, y_bar, ones_of = fill(0.1, 17), zeros(17), fill(0.5, 3, 2), ones(3, 2), ones(3)
     times, ys, estimates, draws = [0.5, 1.0], zeros(3, 2, 2), zeros(30, 3), fill(0.1, 3, 2, 2, 64)
     address(array) = Int(pointer(array))

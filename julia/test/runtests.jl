@@ -591,6 +591,7 @@ Base.find_package("KernelAbstractions") === nothing || include("device_fields.jl
 Base.find_package("KernelAbstractions") === nothing || include("device_ensembles.jl")
 Base.find_package("CUDA") === nothing || include("cuda.jl")
 include("training.jl")
+include("series.jl")
 Base.find_package("JLArrays") === nothing || include("device_training.jl")
 Base.find_package("CUDA") === nothing || include("cuda_training.jl")
 

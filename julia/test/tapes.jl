@@ -8,8 +8,11 @@ const CODES = Dict(
     :sin => 0x17, :cos => 0x18, :tanh => 0x1f, :join => 0x50, :network => 0x51,
 )
 
-"A tape written down node by node: `(operation, operands...)`, leaves with their number or value, networks with the call."
-function tape(nodes, n_states, n_params, outputs; networks = Vector{Dense}[], calls = Tuple{Int, Int}[])
+"""
+A tape written down node by node: `(operation, operands...)`, leaves with their number or value, networks with the call. A call is
+of a network, an output, and maybe the order of a Taylor coefficient.
+"""
+function tape(nodes, n_states, n_params, outputs; networks = Vector{Dense}[], calls = [])
     n = length(nodes)
     op, args, constant, index = zeros(UInt8, n), fill(-1, n, 3), zeros(n), fill(-1, n)
     for (k, (name, rest...)) in enumerate(nodes)
@@ -24,8 +27,8 @@ function tape(nodes, n_states, n_params, outputs; networks = Vector{Dense}[], ca
             args[k, 1:length(rest)] = collect(Int, rest) .- 1
         end
     end
-    pairs = [collect(call) .- 1 for call in calls]
-    return Tape(op, args, constant, index, n_states, n_params, outputs .- 1, networks, pairs)
+    triples = [(network - 1, output - 1, get(order, 1, 0)) for (network, output, order...) in calls]
+    return Tape(op, args, constant, index, n_states, n_params, outputs .- 1, networks, triples)
 end
 
 "Layers of those widths, whose numbers begin after `offset` parameters."

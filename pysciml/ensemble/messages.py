@@ -96,7 +96,7 @@ def unpack_model(header: dict[str, Any], arrays: dict[str, Any]) -> Model:
         n_params=header["n_params"],
         outputs={name: arrays[f"output{i}"] for i, name in enumerate(header["outputs"])},
         networks=[_network(fields) for fields in header["networks"]],
-        calls=[Call(network, output, tuple(wrt)) for network, output, wrt in header["calls"]],
+        calls=[Call(network, output, tuple(wrt), order) for network, output, wrt, order in header["calls"]],
     )
     events = tuple(EventSpec(**_with_targets(spec)) for spec in fields.pop("events"))
     jumps = tuple(JumpSpec(**_with_targets(spec)) for spec in fields.pop("jumps"))

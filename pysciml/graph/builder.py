@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from pysciml.errors import UnsupportedError
 from pysciml.graph import interpret, ops
 from pysciml.graph.graph import Graph
 from pysciml.graph.networks import Call, Network
@@ -142,10 +143,13 @@ class GraphBuilder:
     def network(self, network: Network, output: int, inputs: Sequence[int], wrt: Sequence[int] = ()) -> int:
         """An output of a network, differentiated by the inputs in ``wrt``."""
         call = Call(self._network_number(network), output, tuple(sorted(wrt)))
+        return self._intern(ops.NETWORK, (self._joined(inputs),), 0.0, self._call_number(call))
+
+    def _joined(self, inputs: Sequence[int]) -> int:
         vector = inputs[0]
         for node in inputs[1:]:
             vector = self._intern(ops.JOIN, (vector, node), 0.0, -1)
-        return self._intern(ops.NETWORK, (vector,), 0.0, self._call_number(call))
+        return vector
 
     def inputs_of(self, node: int) -> list[int]:
         """The inputs of a ``NETWORK`` node; see `Graph.inputs_of`."""
@@ -159,9 +163,20 @@ class GraphBuilder:
                 found.append(current)
         return found
 
+    def next_coefficient(self, node: int, rates: Sequence[int]) -> int:
+        """Of a ``NETWORK`` node, a Taylor coefficient, the next one; ``rates`` are the derivatives of its last inputs."""
+        call = self.calls[self._index[node]]
+        order = call.order + 1
+        scale = self.constant(1.0 / order)
+        inputs = [*self.inputs_of(node), *(self.mul(scale, rate) for rate in rates)]
+        number = self._call_number(call._replace(order=order))
+        return self._intern(ops.NETWORK, (self._joined(inputs),), 0.0, number)
+
     def differentiated(self, node: int, by: int) -> int:
         """The derivative of a ``NETWORK`` node by its input number ``by``."""
         call = self.calls[self._index[node]]
+        if call.order:
+            raise UnsupportedError("derivatives of a network's Taylor coefficients: write it out first (networks.expand)")
         new = call._replace(wrt=tuple(sorted((*call.wrt, by))))
         return self._intern(ops.NETWORK, self._args[node], 0.0, self._call_number(new))
 

@@ -190,7 +190,9 @@ def steps_with(b: GraphBuilder, nodes: Sequence[int], leaves: Iterable[int]) -> 
     return False
 
 
-def tangents(b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mapping[int, int]]) -> list[dict[int, int]]:
+def tangents(
+    b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mapping[int, int]], *, along: bool = False
+) -> list[dict[int, int]]:
     """Forward accumulation with sparse tangents.
 
     Parameters
@@ -198,6 +200,9 @@ def tangents(b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mappin
     outputs : nodes to differentiate
     seeds : node -> {direction: derivative node}
         What the tangent of a leaf is; a node without an entry has none.
+    along : bool
+        Whether the one direction, 0, is time along a solution, so that tangents of tangents are its next derivatives:
+        networks are then carried on as Taylor series.
 
     Returns
     -------
@@ -230,6 +235,12 @@ def tangents(b: GraphBuilder, outputs: Sequence[int], seeds: Mapping[int, Mappin
         if code in _BRANCHES:  # select the tangents themselves: 0 * inf must not appear
             condition, taken, other = _branches(b, code, args)
             tangent[node] = _select_tangent(b, condition, tangent[taken], tangent[other])
+            continue
+        if along and code == ops.NETWORK:
+            call = b.calls[b.index_of(node)]
+            rates = [tangent[a].get(0, b.zero) for a in args[-b.networks[call.network].inputs :]]
+            found = b.next_coefficient(node, rates)
+            tangent[node] = {0: b.mul(b.constant(call.order + 1.0), found)}
             continue
         partials = () if code == ops.NETWORK else RULES[code](b, args, node)
         total: dict[int, int] = {}

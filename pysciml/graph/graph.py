@@ -143,6 +143,8 @@ class Graph:
                 raise ValueError(f"calls has {tuple(call)}, which is no output of a network")
             if any(not 0 <= i < network.inputs for i in call.wrt) or list(call.wrt) != sorted(call.wrt):
                 raise ValueError(f"calls has {tuple(call)}, which is no derivative of a network")
+            if call.order < 0 or (call.order and call.wrt):
+                raise ValueError(f"calls has {tuple(call)}, which is no Taylor coefficient of a network")
         joins = self.op == ops.JOIN
         chained = np.zeros(len(self), dtype=np.bool_)  # where a vector may be an operand
         chained[(self.op == ops.NETWORK) | joins] = True
@@ -152,9 +154,10 @@ class Graph:
         if any(joins[nodes].any() for nodes in self.outputs.values()):
             raise ValueError("an output is a vector")
         for node in np.flatnonzero(self.op == ops.NETWORK).tolist():
-            network = self.networks[self.calls[int(self.index[node])].network]
-            if len(self.inputs_of(node)) != network.inputs:
-                raise ValueError(f"node {node} (network) does not have {network.inputs} inputs")
+            call = self.calls[int(self.index[node])]
+            wanted = self.networks[call.network].inputs * (call.order + 1)
+            if len(self.inputs_of(node)) != wanted:
+                raise ValueError(f"node {node} (network) does not have {wanted} inputs")
 
     @cached_property
     def blocks(self) -> tuple[slice, ...]:
@@ -207,7 +210,7 @@ class Graph:
             digest.update(f" {name} {len(self.outputs[name])} ".encode())
             digest.update(np.ascontiguousarray(self.outputs[name], dtype="<i4").tobytes())
         if self.networks:
-            digest.update(repr(([n.content for n in self.networks], [tuple(c) for c in self.calls])).encode())
+            digest.update(repr(([n.content for n in self.networks], [tuple(c) if c.order else tuple(c)[:3] for c in self.calls])).encode())
         return digest.hexdigest()
 
     def reachable(self, nodes: npt.ArrayLike) -> npt.NDArray[np.bool_]:

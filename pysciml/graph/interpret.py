@@ -118,12 +118,16 @@ class _Applied:
     """One ``NETWORK`` node."""
 
     def __init__(self, graph: Graph, call: int, where: int, inputs: npt.NDArray[np.int64]) -> None:
-        number, self._output, self._wrt = graph.calls[call]
+        number, self._output, self._wrt, self._order = graph.calls[call]
         self._network, self._block = graph.networks[number], graph.blocks[number]
         self._where, self._inputs = where, inputs
 
     def __call__(self, values: Array, p: Array) -> None:
-        y = networks.derivative(self._network, self._wrt, p[self._block], values[self._inputs])
+        weights, x = p[self._block], values[self._inputs]
+        if self._order:
+            y = networks.series(self._network, self._order, weights, x)
+        else:
+            y = networks.derivative(self._network, self._wrt, weights, x)
         values[self._where] = y[self._output]
 
 

@@ -1,8 +1,9 @@
 """Neural networks in a graph: what they are, their values in NumPy, and their expansion into operations.
 
 A network is one operation, ``NETWORK``, on the vector of its inputs (joined by ``JOIN``); each node is one output, or a
-derivative of one by inputs, which is again such a node: differentiating a network writes out no neurons. The weights of
-all networks are blocks at the end of the parameter vector, in the order of ``Graph.networks``.
+derivative of one by inputs, or a coefficient of its Taylor series where the inputs are series, which is again such a node:
+differentiating a network writes out no neurons. The weights of all networks are blocks at the end of the parameter vector,
+in the order of ``Graph.networks``.
 """
 
 from __future__ import annotations
@@ -142,11 +143,16 @@ class Network:
 
 
 class Call(NamedTuple):
-    """What a ``NETWORK`` node is: an output of a network, differentiated by the inputs in ``wrt``."""
+    """What a ``NETWORK`` node is: an output of a network, differentiated by the inputs in ``wrt``.
+
+    Or its Taylor coefficient of an ``order``: the inputs are then the coefficients 0 of all inputs, their coefficients 1,
+    and so on to those of that order. Such calls are made to be computed, along a solution, and not differentiated by inputs.
+    """
 
     network: int
     output: int
     wrt: tuple[int, ...] = ()
+    order: int = 0
 
 
 def _sigmoid_node(b: GraphBuilder, x: int) -> int:
@@ -249,6 +255,44 @@ def derivative(network: Network, wrt: tuple[int, ...], weights: Array, x: Array)
     return derivative_graph(network, wrt).evaluate("out", x, weights, 0.0)
 
 
+@lru_cache(maxsize=64)
+def _series_graph(network: Network, order: int) -> Graph:
+    """All outputs of a network as Taylor coefficients of an order, written out as `derivative_graph` does."""
+    from pysciml.graph.builder import GraphBuilder
+
+    b = GraphBuilder(network.inputs * (order + 1), network.size)
+    leaves = [b.state(i) for i in range(b.n_states)]
+    nodes = _coefficients(b, network, write_out(b, network, leaves[: network.inputs], 0), leaves, order)
+    return b.build({"out": nodes})
+
+
+def _coefficients(b: GraphBuilder, network: Network, outputs: list[int], leaves: list[int], order: int) -> list[int]:
+    """From nodes of the first leaves to their Taylor coefficients where the leaves are those of the network's inputs."""
+    from pysciml.graph.derivative import tangents
+
+    n = network.inputs
+    for k in range(order):  # the coefficient after number m of a series is its derivative over m + 1
+        seeds = {leaves[i]: {0: b.mul(b.constant(i // n + 1.0), leaves[i + n])} for i in range((k + 1) * n)}
+        scale = b.constant(1.0 / (k + 1))
+        outputs = [b.mul(scale, found.get(0, b.zero)) for found in tangents(b, outputs, seeds)]
+    return outputs
+
+
+def series(network: Network, order: int, weights: Array, x: Array) -> Array:
+    """Taylor coefficients of the outputs, see `Call`.
+
+    Parameters
+    ----------
+    weights : array, shape (size, ...)
+    x : array, shape ((order + 1) * inputs, ...)
+
+    Returns
+    -------
+    array, shape (outputs, ...)
+    """
+    return _series_graph(network, order).evaluate("out", x, weights, 0.0)
+
+
 def write_out(b: GraphBuilder, network: Network, inputs: Sequence[int], offset: int) -> list[int]:
     """A network neuron by neuron: its outputs as nodes of ``b``, its weights the parameters from ``offset`` on."""
     values = list(inputs)
@@ -294,12 +338,14 @@ def expand(graph: Graph) -> Graph:
         inputs = tuple(moved[a] for a in graph.inputs_of(node))
         key = call.network, inputs
         if key not in written:
-            written[key] = write_out(b, network, inputs, graph.blocks[call.network].start)
+            written[key] = write_out(b, network, inputs[: network.inputs], graph.blocks[call.network].start)
         value = written[key][call.output]
-        if call.wrt:  # differentiated by inputs as if they were independent, then put in their place
-            leaves = [b.free(-2 - i) for i in range(network.inputs)]
-            outputs = write_out(b, network, leaves, graph.blocks[call.network].start)
+        if call.wrt or call.order:  # differentiated by inputs as if they were independent, then put in their place
+            leaves = [b.free(-2 - i) for i in range(len(inputs))]
+            outputs = write_out(b, network, leaves[: network.inputs], graph.blocks[call.network].start)
             value = outputs[call.output]
+            if call.order:
+                (value,) = _coefficients(b, network, [value], leaves, call.order)
             for i in call.wrt:
                 value = tangents(b, [value], {leaves[i]: {0: b.one}})[0].get(0, b.zero)
             value = b.substitute(value, dict(zip(leaves, inputs, strict=True)))

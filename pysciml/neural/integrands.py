@@ -38,17 +38,20 @@ def integrand(graph: Graph, regularizers: Sequence[Regularizer]) -> tuple[Graph,
     """
     n = graph.n_states
     b = GraphBuilder(2 * n + 1, graph.n_params)
-    plain = expand(graph)
-    moved = b.copy_nodes(plain)
-    rhs = [moved[node] for node in plain.outputs["rhs"].tolist()]
+
+    def rhs_of(source: Graph) -> list[int]:
+        moved = b.copy_nodes(source)
+        return [moved[node] for node in source.outputs["rhs"].tolist()]
+
     outputs: list[int] = []
     owners: list[int] = []
     for number, regularizer in enumerate(regularizers):
         if not integrated(regularizer):
             continue
         if isinstance(regularizer, TaylorDerivative):
-            outputs += _along(b, rhs, regularizer.order)
+            outputs += _along(b, rhs_of(graph), regularizer.order)
         else:
+            rhs = rhs_of(expand(graph))
             weighted = b.sum([b.mul(b.state(n + i), node) for i, node in enumerate(rhs)])
             outputs += gradient(b, weighted, [b.state(i) for i in range(n)])
         owners += [number] * n
@@ -61,5 +64,5 @@ def _along(b: GraphBuilder, rhs: list[int], order: int) -> list[int]:
     seeds[b.time()] = {0: b.one}
     values, length = rhs, b.state(b.n_states - 1)
     for _ in range(1, order):
-        values = [b.mul(length, found.get(0, b.zero)) for found in tangents(b, values, seeds)]
+        values = [b.mul(length, found.get(0, b.zero)) for found in tangents(b, values, seeds, along=True)]
     return values

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import mpmath
 import numpy as np
 import pytest
 import sympy as sp
+from numpy.testing import assert_allclose
 
 import pysciml as ps
 from pysciml.graph import GraphBuilder, Network
@@ -84,6 +86,52 @@ def test_derivatives_on_the_graph_are_exact_to_second_order():
         for j in range(i, 2):
             slope = derivative(network, (j,), weights, z + step) - derivative(network, (j,), weights, z - step)
             assert derivative(network, (i, j), weights, z) == pytest.approx(slope / (2 * h), abs=1e-8)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_taylor_series_through_networks(activation):
+    from pysciml.engines.jax.compiling import double_precision
+    from pysciml.engines.jax.lower import lower
+
+    net, order = Network("n", 2, 2, (4, 3), activation, activation), 3
+    rng = np.random.default_rng(0)
+    weights, curve = net.initial() + 0.1 * rng.normal(size=net.size), rng.normal(size=(order + 1, 2))
+    of_one = {
+        "sigmoid": lambda z: 1 / (1 + mpmath.exp(-z)),
+        "relu": lambda z: max(z, mpmath.mpf(0)),
+        "softplus": lambda z: mpmath.log(1 + mpmath.exp(z)),
+        "swish": lambda z: z / (1 + mpmath.exp(-z)),
+        "gelu": lambda z: z * mpmath.ncdf(z),
+        "identity": lambda z: z,
+    }.get(activation) or getattr(mpmath, activation)
+
+    def along(t):
+        z = mpmath.matrix([mpmath.polyval(column[::-1].tolist(), t) for column in curve.T])
+        for layer in net.layers:
+            matrix = mpmath.matrix(weights[layer.matrix].reshape(layer.shape).tolist())
+            z = (matrix * z + mpmath.matrix(weights[layer.bias].tolist())).apply(of_one)
+        return z
+
+    # Each coefficient follows from the one before: the derivative of coefficient m is m + 1 times the next.
+    b = GraphBuilder(curve.size, net.size)
+    nodes = [b.network(net, output, [b.state(0), b.state(1)]) for output in range(2)]
+    outputs = {"0": nodes}
+    for k in range(order):
+        rates = [b.mul(b.constant(k + 1.0), b.state(2 * (k + 1) + i)) for i in range(2)]
+        nodes = [b.next_coefficient(node, rates) for node in nodes]
+        outputs[str(k + 1)] = nodes
+    graph = b.build(outputs)
+    with mpmath.workdps(40):
+        wanted = [mpmath.taylor(lambda t, output=output: along(t)[output], 0, order) for output in range(2)]
+    for k, name in enumerate(outputs):
+        exact = [float(series[k]) for series in wanted]
+        with double_precision():
+            on_jax = lower(graph, name)(0.0, curve.ravel(), weights)
+        one_by_one = expand(graph).evaluate(name, curve.ravel(), weights, 0.0)
+        for found in (graph.evaluate(name, curve.ravel(), weights, 0.0), one_by_one, on_jax):
+            assert_allclose(found, exact, rtol=1e-13, atol=1e-15)
+    with pytest.raises(ps.UnsupportedError, match="write it out first"):
+        b.differentiated(nodes[0], 0)
 
 
 def test_jacobian_and_sparsity_see_through_networks():

@@ -20,6 +20,7 @@ from pysciml.engines.jax import network as networks
 from pysciml.engines.jax.guard import guarded
 from pysciml.graph import Graph, ops
 from pysciml.graph.fields import FieldGraph
+from pysciml.graph.networks import expand
 
 #: ``function(t, y, p) -> values``: t scalar, y (n_states,), p (n_params,).
 Function = Callable[[Any, Any, Any], Any]
@@ -99,6 +100,8 @@ def lower(graph: Graph, name: str) -> Function:
         from pysciml.engines.jax.fields.lower import lower_fields
 
         return lower_fields(graph, name)
+    if any(call.order for call in graph.calls):
+        graph = expand(graph)  # Taylor coefficients of networks: neuron by neuron
     graph = guarded(graph)
     outputs = graph.outputs[name]
     if len(outputs) == 0:
@@ -124,7 +127,7 @@ def _scalars(graph: Graph, needed: npt.NDArray[np.intp], outputs: npt.NDArray[np
             if code == ops.JOIN:
                 continue
             if code == ops.NETWORK:
-                number, output, wrt = graph.calls[int(graph.index[node])]
+                number, output, wrt, _ = graph.calls[int(graph.index[node])]
                 key = number, args[0], wrt
                 if key not in applied:  # all outputs at once
                     x = jnp.stack([values[a] for a in graph.inputs_of(node)])
@@ -195,7 +198,7 @@ def _batches(graph: Graph, needed: npt.NDArray[np.intp], outputs: npt.NDArray[np
             elif code == ops.PARAM:
                 values.append(_take(p, graph.index[nodes]))
             elif code == ops.NETWORK:
-                number, output, wrt = graph.calls[int(graph.index[nodes[0]])]
+                number, output, wrt, _ = graph.calls[int(graph.index[nodes[0]])]
                 given = [jnp.broadcast_to(operand(values), nodes.shape) for operand in operands]
                 network, weights = graph.networks[number], p[graph.blocks[number]]
                 values.append(networks.derivative(network, wrt, weights, jnp.stack(given, axis=-1))[..., output])

@@ -55,7 +55,7 @@ def send_tape(graph: Graph, outputs: tuple[str, ...]) -> Any:
         whole(graph.index),
         whole(np.concatenate([graph.outputs[name] for name in outputs])),
         whole(layers),
-        whole([(call.network, call.output) for call in graph.calls]),
+        whole([(call.network, call.output, call.order) for call in graph.calls]),
     )
     op, args, const, index, nodes, flat, calls = map(address, arrays)
     return bridge.julia().tape_at(
