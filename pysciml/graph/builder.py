@@ -164,7 +164,7 @@ class GraphBuilder:
         return found
 
     def next_coefficient(self, node: int, rates: Sequence[int]) -> int:
-        """Of a ``NETWORK`` node, a Taylor coefficient, the next one; ``rates`` are the derivatives of its last inputs."""
+        """After a ``NETWORK`` node the next Taylor coefficient; ``rates`` are the derivatives of its last inputs."""
         call = self.calls[self._index[node]]
         order = call.order + 1
         scale = self.constant(1.0 / order)
@@ -176,7 +176,9 @@ class GraphBuilder:
         """The derivative of a ``NETWORK`` node by its input number ``by``."""
         call = self.calls[self._index[node]]
         if call.order:
-            raise UnsupportedError("derivatives of a network's Taylor coefficients: write it out first (networks.expand)")
+            raise UnsupportedError(
+                "derivatives of a network's Taylor coefficients: write it out first (networks.expand)"
+            )
         new = call._replace(wrt=tuple(sorted((*call.wrt, by))))
         return self._intern(ops.NETWORK, self._args[node], 0.0, self._call_number(new))
 

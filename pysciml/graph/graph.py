@@ -210,7 +210,8 @@ class Graph:
             digest.update(f" {name} {len(self.outputs[name])} ".encode())
             digest.update(np.ascontiguousarray(self.outputs[name], dtype="<i4").tobytes())
         if self.networks:
-            digest.update(repr(([n.content for n in self.networks], [tuple(c) if c.order else tuple(c)[:3] for c in self.calls])).encode())
+            calls = [tuple(c) if c.order else tuple(c)[:3] for c in self.calls]
+            digest.update(repr(([n.content for n in self.networks], calls)).encode())
         return digest.hexdigest()
 
     def reachable(self, nodes: npt.ArrayLike) -> npt.NDArray[np.bool_]:

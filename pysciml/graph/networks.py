@@ -1,9 +1,9 @@
 """Neural networks in a graph: what they are, their values in NumPy, and their expansion into operations.
 
 A network is one operation, ``NETWORK``, on the vector of its inputs (joined by ``JOIN``); each node is one output, or a
-derivative of one by inputs, or a coefficient of its Taylor series where the inputs are series, which is again such a node:
-differentiating a network writes out no neurons. The weights of all networks are blocks at the end of the parameter vector,
-in the order of ``Graph.networks``.
+derivative of one by inputs, or a coefficient of its Taylor series where the inputs are series, which is again such a
+node: differentiating a network writes out no neurons. The weights of all networks are blocks at the end of the
+parameter vector, in the order of ``Graph.networks``.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ class Network:
 class Call(NamedTuple):
     """What a ``NETWORK`` node is: an output of a network, differentiated by the inputs in ``wrt``.
 
-    Or its Taylor coefficient of an ``order``: the inputs are then the coefficients 0 of all inputs, their coefficients 1,
-    and so on to those of that order. Such calls are made to be computed, along a solution, and not differentiated by inputs.
+    Or its Taylor coefficient of an ``order``: the inputs are then the coefficients 0 of all inputs, their coefficients
+    1, and so on to those of that order. Such calls come up along a solution, and are not differentiated by inputs.
     """
 
     network: int
@@ -267,7 +267,7 @@ def _series_graph(network: Network, order: int) -> Graph:
 
 
 def _coefficients(b: GraphBuilder, network: Network, outputs: list[int], leaves: list[int], order: int) -> list[int]:
-    """From nodes of the first leaves to their Taylor coefficients where the leaves are those of the network's inputs."""
+    """From nodes of the first leaves to their Taylor coefficients, where all leaves are those of a network's inputs."""
     from pysciml.graph.derivative import tangents
 
     n = network.inputs

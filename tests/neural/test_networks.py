@@ -11,8 +11,8 @@ import sympy as sp
 from numpy.testing import assert_allclose
 
 import pysciml as ps
-from pysciml.graph import GraphBuilder, Network
-from pysciml.graph.networks import ACTIVATIONS, derivative, evaluate, expand
+from pysciml.graph import Graph, GraphBuilder, Network
+from pysciml.graph.networks import ACTIVATIONS, Call, derivative, evaluate, expand
 
 x, y = ps.variables("x y")
 a, c = ps.parameters("a c")
@@ -317,3 +317,22 @@ def test_bad_uses_are_refused():
     w = ps.brownian("w")
     with pytest.raises(ps.ModelError, match="does not enter linearly"):
         ps.System([ps.Eq(D(x), nn(x, w))])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (Call(0, 0, (), 1), "does not have 4 inputs"),
+        (Call(0, 0, (1,), 1), "is no Taylor coefficient of a network"),
+        (Call(0, 0, (), -1), "is no Taylor coefficient of a network"),
+        (Call(0, 2), "is no output of a network"),
+    ],
+    ids=str,
+)
+def test_calls_that_a_graph_cannot_have(call, message):
+    network = Network("n", 2, 2)
+    b = GraphBuilder(2, network.size)
+    graph = b.build({"out": [b.network(network, 0, [b.state(0), b.state(1)])]})
+    parts = graph.op, graph.args, graph.const, graph.index, 2, network.size, graph.outputs, [network], [call]
+    with pytest.raises(ValueError, match=message):
+        Graph.from_arrays(*parts)
