@@ -26,7 +26,7 @@ PackageCompiler.jl compiles all packages once more, without native code. What th
 and takes most of the time: what is wanted in the image is named instead.
 """
 function without_workloads(environment)
-    folder = mktempdir(dirname(environment))
+    folder = mktempdir(dirname(environment); prefix = "packages_")
     for path in readdir(environment; join = true)
         endswith(path, ".toml") && cp(path, joinpath(folder, basename(path)))
     end

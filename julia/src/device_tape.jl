@@ -123,6 +123,7 @@ function Layout(tape::Tape)
     for step in tape.moving
         if step.code == NETWORK
             application = tape.applications[step.a]
+            isempty(application.lower) || throw(ArgumentError("Taylor series of networks are for the CPU"))
             network, sources = tape.networks[application.network], place[application.inputs]
             inputs, at = first(sources):last(sources), maximum(level[sources])
             if sources != inputs

@@ -4,7 +4,7 @@
 #
 # With `y = σ(x)` and `d = σ'(x)`, all of them series, `y' = d x'` says `k y_k = Σ j x_j d_{k-j}` (j = 1, ..., k), and `∂y_k/∂x_j` is
 # `d_{k-j}`: going back needs nothing else. How `d` follows is what activations differ in (A. Griewank & A. Walther, Evaluating
-# Derivatives, 2nd edition, SIAM 2008, section 13.2).
+# Derivatives, 2nd edition, SIAM 2008, chapter 13).
 
 """
     Tower{T}(layer, rows)

@@ -126,7 +126,8 @@ def _start() -> Any:
         base = juliacall.Base  # pyright: ignore[reportAttributeAccessIssue]
         if already:  # somebody else's Julia: make our packages visible to it, behind its own
             base.push_b(base.LOAD_PATH, found.project)
-        module = base.require(juliacall.Main, base.Symbol("PySciML"))  # pyright: ignore[reportAttributeAccessIssue]
+        # By its source, as nothing has compiled yet what it takes to call a function; the package brings that.
+        module = juliacall.Main.seval("Base.require(Main, :PySciML)")  # pyright: ignore[reportAttributeAccessIssue]
     except Exception as error:
         reason = " ".join(str(error).split())
         raise EngineUnavailableError(
