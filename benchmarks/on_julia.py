@@ -135,7 +135,7 @@ def _stochastic(drift: Any, diffusion: Any) -> tuple[Model, np.ndarray]:
 
 
 class Host:
-    """What is called from the compiled step, with arrays: samples first, as JAX has them.
+    """What is called from the compiled step, with arrays: samples last, as Julia has them.
 
     One solve after the other: derivatives are those of the last one.
     """
@@ -164,7 +164,7 @@ class Host:
             estimates = by_estimates(self.regularizers, coefficients, out)
             total = out.integral + sum(c * value for c, value, *_ in estimates)
         counts = np.array([out.n_rhs, out.n_steps, out.n_rejected, out.success], dtype=np.int64)
-        return np.ascontiguousarray(np.swapaxes(out.ys, 1, 2)), out.y1.T.copy(), np.float64(total), counts
+        return out.ys, out.y1, np.float64(total), counts
 
     def _estimates(self, out: Outcome, coefficients: np.ndarray, scale: float) -> np.ndarray:
         """Derivatives by the error, stiffness and size of each step."""
@@ -191,7 +191,7 @@ class OrdinaryHost(Host):
 
     def solve(self, train: bool, p: Any, y0: Any, times: Any, end: Any, coefficients: Any, seed: Any) -> Any:
         p, y0, coefficients, end = np.asarray(p), np.asarray(y0), np.asarray(coefficients), float(end)
-        members = len(y0)
+        members = y0.shape[1]
         if (members, train) not in self._solvers:
             self._solvers[members, train] = self._make(members, train)
         solver = self._solvers[members, train]
@@ -200,21 +200,21 @@ class OrdinaryHost(Host):
         if train:
             given["kinetic"] = kinetic_coefficient(self.regularizers, coefficients)
             if self._owners is not None:
-                given |= {"weights": coefficients[self._owners], "noise": rng.normal(size=y0.shape).T}
+                given |= {"weights": coefficients[self._owners], "noise": rng.normal(size=y0.shape)}
         zeros, ones = np.zeros(members), np.ones(members)
-        out = solver.solve(p, y0.T, zeros, ones, end, np.asarray(times), **given)
+        out = solver.solve(p, y0, zeros, ones, end, np.asarray(times), **given)
         return self._results(train, (solver, out, coefficients, p.size, end, rng))
 
     def pull(self, ys_bar: Any, y1_bar: Any, total_bar: Any) -> tuple[np.ndarray, np.ndarray]:
         solver, out, coefficients, size, end, rng = self._last
         scale, p_bar = float(total_bar), np.zeros(size)
         bars = self._estimates(out, coefficients, scale)
-        y0_bar = solver.pull(np.swapaxes(np.asarray(ys_bar), 1, 2), np.asarray(y1_bar).T, *bars, scale)
+        y0_bar = solver.pull(np.asarray(ys_bar), np.asarray(y1_bar), *bars, scale)
         for uniform, by_error, by_stiffness in local_coefficients(self.regularizers, coefficients):
             where = rng.uniform(0, end) if uniform else rng.integers(max(out.n_records, 1))
             solver.local(uniform, float(where), scale * by_error, scale * by_stiffness)
         solver.add_by_parameters(p_bar)
-        return p_bar, y0_bar.T.copy()
+        return p_bar, y0_bar
 
 
 class StochasticHost(Host):
@@ -228,7 +228,7 @@ class StochasticHost(Host):
 
     def solve(self, train: bool, p: Any, y0: Any, times: Any, end: Any, coefficients: Any, seed: Any) -> Any:
         p, y0, coefficients, end = np.asarray(p), np.asarray(y0), np.asarray(coefficients), float(end)
-        paths, n = y0.shape
+        n, paths = y0.shape
         if (paths, train) not in self._solvers:
             self._solvers[paths, train] = NoisyBatchSolve(self.equation, paths, *self._how)
         solver = self._solvers[paths, train]
@@ -237,7 +237,7 @@ class StochasticHost(Host):
         while out is None:
             rng = np.random.default_rng(int(seed))
             draws = rng.normal(size=(self._size, 2, n, paths))
-            out = solver.solve(p, y0.T, (0.0, end), np.asarray(times), draws, kinetic)
+            out = solver.solve(p, y0, (0.0, end), np.asarray(times), draws, kinetic)
             self._size *= 1 if out is not None else 2
         return self._results(train, (solver, out, coefficients, p.size, end, rng))
 
@@ -245,15 +245,13 @@ class StochasticHost(Host):
         solver, out, coefficients, size, end, rng = self._last
         scale, p_bar = float(total_bar), np.zeros(size)
         error_bar, stiffness_bar, _ = self._estimates(out, coefficients, scale)
-        y0_bar = solver.pull(
-            np.swapaxes(np.asarray(ys_bar), 1, 2), np.asarray(y1_bar).T, error_bar, stiffness_bar, scale
-        )
+        y0_bar = solver.pull(np.asarray(ys_bar), np.asarray(y1_bar), error_bar, stiffness_bar, scale)
         for uniform, by_error, by_stiffness in local_coefficients(self.regularizers, coefficients):
             where = rng.uniform(0, end) if uniform else rng.integers(max(out.n_records, 1))
             draw = rng.normal(size=(2, *out.y1.shape))
             solver.local(uniform, float(where), out.y1, draw, scale * by_error, scale * by_stiffness)
         solver.add_by_parameters(p_bar)
-        return p_bar, y0_bar.T.copy()
+        return p_bar, y0_bar
 
 
 # -- the layer ---------------------------------------------------------------------------------------
@@ -279,8 +277,9 @@ class JuliaLayer(eqx.Module):
             times = jnp.where(times >= last, end, jnp.minimum(times, end))
         coefficients = jnp.asarray([r.coefficient(progress) for r in regularizers], end.dtype)
         seed = jnp.floor(jax.random.uniform(keys[1], (), end.dtype) * 2.0**52)
-        ys, y1, total, counts = _solve(self.host, train, self.p, y0, (times, end, coefficients, seed))
-        y = jnp.where(counts[3] > 0, y1 if ts is None else ys, jnp.nan)
+        # The transposes are compiled, and their derivatives.
+        ys, y1, total, counts = _solve(self.host, train, self.p, y0.T, (times, end, coefficients, seed))
+        y = jnp.where(counts[3] > 0, y1.T if ts is None else jnp.swapaxes(ys, 1, 2), jnp.nan)
         return Solved(y, total, counts[0], counts[1], counts[2], counts[3] > 0, jnp.zeros(0))
 
 
