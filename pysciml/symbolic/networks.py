@@ -244,14 +244,19 @@ class MLP(NetworkFunction):
 
 
 class Network(NetworkFunction):
-    """A network from a user's Equinox module, as a term of equations; the JAX engine alone can run it.
+    """A network from a user's Equinox module, as a term of equations, on every engine.
+
+    A module that is dense layers with the activations of `MLP` alone (``equinox.nn.MLP``, ``Linear``, ``Sequential``)
+    is taken as those layers. What another module computes is, for other engines than JAX, written out operation by
+    operation, with the same weights; solving and training it there takes the longer the larger it is.
 
     Parameters
     ----------
     name : str
     module : equinox.Module or callable pytree
         Takes an array of shape (inputs,) and returns one of shape (outputs,), written with
-        ``jax.numpy``. Its floating-point arrays are the weights.
+        ``jax.numpy``. Its floating-point arrays are the weights, which it starts from, in the order of
+        ``jax.flatten_util.ravel_pytree``.
     inputs, outputs : int
 
     Raises
@@ -260,6 +265,8 @@ class Network(NetworkFunction):
         If the module does not do that.
     EngineUnavailableError
         Without JAX and Equinox.
+    UnsupportedError
+        When it is to run on another engine than JAX and has an operation that cannot be written out, such as sorting.
 
     Examples
     --------
@@ -278,8 +285,7 @@ class Network(NetworkFunction):
             raise EngineUnavailableError(
                 'networks of your own modules need JAX and Equinox: run `pip install "pysciml[jax]"`', engine="jax"
             ) from error
-        foreign = from_equinox(checked, module, n_in, n_out)
-        super().__init__(graph_networks.Network(checked, n_in, n_out, (), "", "", 0, foreign))
+        super().__init__(from_equinox(checked, module, n_in, n_out))
 
     def __repr__(self) -> str:
         n = self.network

@@ -15,6 +15,7 @@ from pysciml.engines.julia import bridge, environment
 from pysciml.engines.julia.tapes import OPERATIONS, address, floats, send_tape, whole
 from pysciml.errors import EngineUnavailableError, UnsupportedError
 from pysciml.graph import Graph, Model, ops
+from pysciml.graph.networks import check_written, without_foreign
 
 #: Operations that have no functions on a GPU: gamma and Bessel functions, by their codes.
 _NOT_ON_DEVICES: Final = frozenset(range(52, 59))
@@ -22,14 +23,8 @@ _NOT_ON_DEVICES: Final = frozenset(range(52, 59))
 
 def check(model: Model) -> None:
     """Refuse, by name, what cannot be trained on Julia."""
-    for network in model.graph.networks:
-        if network.foreign is not None:
-            raise UnsupportedError(
-                f"the network {network.name} is an {network.foreign.library} module, which engine='jax' alone can "
-                "train; a pysciml.MLP can be trained with engine='julia'",
-                engine="julia",
-            )
-    check_operations(model.graph)
+    check_written(model.graph.networks, "julia")
+    check_operations(without_foreign(model.graph))
 
 
 def check_operations(graph: Graph) -> None:
