@@ -95,6 +95,7 @@ include("optimizers.jl")
 include("sensitivities.jl")
 include("regularizers.jl")
 include("layers.jl")
+include("modules.jl")
 include("workload.jl")
 
 @compile_workload begin

@@ -244,19 +244,22 @@ class MLP(NetworkFunction):
 
 
 class Network(NetworkFunction):
-    """A network from a user's Equinox module, as a term of equations, on every engine.
+    """A network from a user's Equinox module or Lux model, as a term of equations, on every engine.
 
-    A module that is dense layers with the activations of `MLP` alone (``equinox.nn.MLP``, ``Linear``, ``Sequential``)
-    is taken as those layers. What another module computes is, for other engines than JAX, written out operation by
-    operation, with the same weights; solving and training it there takes the longer the larger it is.
+    A module that is dense layers with the activations of `MLP` alone (``equinox.nn.MLP``, ``Linear``, ``Sequential``;
+    Lux's ``Dense`` and ``Chain``) is taken as those layers, in the layout of weights of `MLP.initial`. What another
+    module computes is, for engines that are not its own, written out operation by operation, with the same weights;
+    solving and training it there takes the longer the larger it is.
 
     Parameters
     ----------
     name : str
-    module : equinox.Module or callable pytree
+    module : equinox.Module, callable pytree, or Lux model
         Takes an array of shape (inputs,) and returns one of shape (outputs,), written with
         ``jax.numpy``. Its floating-point arrays are the weights, which it starts from, in the order of
-        ``jax.flatten_util.ravel_pytree``.
+        ``jax.flatten_util.ravel_pytree``. Or a value of juliacall: a Lux layer that takes a matrix
+        of one column, or the tuple ``(model, parameters, state)``; the weights are in the order of the nested
+        parameters.
     inputs, outputs : int
 
     Raises
@@ -264,7 +267,7 @@ class Network(NetworkFunction):
     ModelError
         If the module does not do that.
     EngineUnavailableError
-        Without JAX and Equinox.
+        Without JAX and Equinox, or without the Julia package for a Lux model.
     UnsupportedError
         When it is to run on another engine than JAX and has an operation that cannot be written out, such as sorting.
 
@@ -272,11 +275,18 @@ class Network(NetworkFunction):
     --------
     >>> module = equinox.nn.MLP(2, 2, 16, 2, key=jax.random.key(0))
     >>> u, v = Network("nn", module, inputs=2, outputs=2)(x, y)
+    >>> model = juliacall.Main.seval("using Lux; Chain(Dense(2 => 16, tanh), Dense(16 => 2))")
+    >>> u, v = Network("nn", model, inputs=2, outputs=2)(x, y)
     """
 
     def __init__(self, name: str, module: Any, inputs: int, outputs: int) -> None:
         checked = _name(name)
         n_in, n_out = _count("inputs", inputs, name), _count("outputs", outputs, name)
+        if _is_julia(module):
+            from pysciml.engines.julia.modules import from_lux
+
+            super().__init__(from_lux(checked, module, n_in, n_out))
+            return
         if not callable(module):
             raise ModelError(f"the network {name}: {type(module).__name__} is no callable module", symbol=name)
         try:
@@ -289,7 +299,13 @@ class Network(NetworkFunction):
 
     def __repr__(self) -> str:
         n = self.network
-        return f"Network {n.name}: {n.inputs} -> {n.outputs}, an Equinox module, {n.size} weights"
+        return f"Network {n.name}: {n.inputs} -> {n.outputs}, {n.size} weights"
+
+
+def _is_julia(value: Any) -> bool:
+    """Whether a value, or the first of several, is one of Julia's."""
+    first: Any = value[0] if isinstance(value, tuple) and value else value
+    return type(first).__module__.partition(".")[0] == "juliacall"
 
 
 def _name(name: Any) -> str:

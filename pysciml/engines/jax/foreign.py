@@ -18,7 +18,7 @@ from pysciml.engines.jax.network import ACTIVATIONS
 from pysciml.engines.jax.written import write_out
 from pysciml.errors import ModelError, UnsupportedError
 from pysciml.graph import Graph
-from pysciml.graph.networks import Foreign, Network
+from pysciml.graph.networks import Foreign, Network, seed_of
 
 
 def from_equinox(name: str, module: Any, inputs: int, outputs: int) -> Network:
@@ -52,11 +52,9 @@ def from_equinox(name: str, module: Any, inputs: int, outputs: int) -> Network:
     for constant in traced.consts:
         digest.update(np.ascontiguousarray(constant).tobytes())
     weights = tuple(start.tolist())
-    # Networks of one shape that start from other weights are other networks, as they are with other seeds.
-    seed = int.from_bytes(hashlib.blake2b(start.tobytes(), digest_size=6).digest(), "little")
     dense = _dense(module)
     if dense is not None:
-        return Network(name, inputs, outputs, *dense, seed=seed, start=weights)
+        return Network(name, inputs, outputs, *dense, seed=seed_of(weights), start=weights)
 
     @cache
     def write() -> Graph:
@@ -70,7 +68,7 @@ def from_equinox(name: str, module: Any, inputs: int, outputs: int) -> Network:
                 ) from error
 
     foreign = Foreign(digest.hexdigest(), start.size, "equinox", function, write)
-    return Network(name, inputs, outputs, (), "", "", seed, foreign, weights)
+    return Network(name, inputs, outputs, (), "", "", seed_of(weights), foreign, weights)
 
 
 def _dense(module: Any) -> tuple[tuple[int, ...], str, str] | None:
