@@ -64,8 +64,10 @@ def test_equations_as_they_were_written_are_the_residuals() -> None:
 def test_dummy_derivatives_are_unknowns_and_what_was_eliminated_is_observed() -> None:
     reduced = ps.reduce_index(pendulum(observed={"energy": (D(x) ** 2 + D(y) ** 2) / 2 + g * y}), engine="hand")
     assert (reduced.name, reduced.kind, reduced.index, reduced.constraints) == ("pendulum", "dae", 1, {})
-    dummy, second = (sp.Function(name)(t) for name in ("y_t", "y_tt"))
+    dummy, second = reduced.states[3], next(iter(reduced.observed))
     assert reduced.states == (x, D(x), y, dummy, tension)
+    assert reduced.model.states == ("x", "x_t", "y", "y_t", "tension")
+    assert reduced.model.observed == ("y_tt", "energy")
     assert reduced.equations[0] == Eq(D(x, 2), -tension * x)
     assert sp.expand(reduced.equations[2].rhs - (x * D(x) + y * dummy)) == 0
     assert sp.expand(reduced.observed[second] - (-tension * y - g)) == 0
