@@ -200,8 +200,8 @@ def main() -> None:
     else:
         first, theirs = traced
         print(
-            f"the same through ModelingToolkit, as diffeqpy's jit: {1e3 * theirs:.3f} ms, {theirs / ours:.2f} times ours, "
-            f"after {first:.1f} s the first time"
+            f"the same through ModelingToolkit, as diffeqpy's jit: {1e3 * theirs:.3f} ms, "
+            f"{theirs / ours:.2f} times ours, after {first:.1f} s the first time"
         )
     ensembles(by_hand)
     sending()

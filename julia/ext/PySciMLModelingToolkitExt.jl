@@ -1,21 +1,29 @@
 module PySciMLModelingToolkitExt
 
-using ModelingToolkit: ModelingToolkit, @named, @variables, D_nounits, System, equations, mtkcompile, observed, t_nounits, toparam, unknowns
+using ModelingToolkit: D_nounits, System, VariableStatePriority, equations, mtkcompile, observed, t_nounits, toparam, unknowns
 using PySciML: PySciML, Graph, PARAM, STATE, SYMBOLIC, Symbols, TIME, Writer, add!, node_numbers, trace, write!
-using SymbolicUtils: arguments, iscall, operation
-using Symbolics: Symbolics, Differential, Num, unwrap
+using SymbolicUtils: FnType, arguments, iscall, operation, setmetadata
+using Symbolics: Symbolics, Differential, Equation, Num, unwrap
 
-function PySciML.index_reduced(graph::Graph, residuals, owners, orders)
+"Among equals, unknowns of this priority become differential states; that of the others is 0."
+const PREFERRED = 10
+
+function PySciML.index_reduced(graph::Graph, residuals, owners, orders, preferred)
     owners, orders = Vector{Int}(owners) .+ 1, Vector{Int}(orders)
     length(owners) == length(orders) == graph.n_states && all(>=(1), owners) && all(>=(0), orders) ||
         throw(ArgumentError("owners and orders do not say what the states of the graph are"))
-    functions = Num[only(@variables $(Symbol(:u, k))(t_nounits)) for k in 1:maximum(owners)]
+    functions = Num[unknown(k, k - 1 in preferred) for k in 1:maximum(owners)]
     leaves = Num[derivative(functions[owner], order) for (owner, order) in zip(owners, orders)]
     params = Num[toparam(Symbolics.variable(:p, k)) for k in 1:graph.n_params]
     nodes = node_numbers(graph, residuals)
     sides = trace(graph, nodes, Symbols(leaves, params, t_nounits, Num[]); table = SYMBOLIC)
-    @named system = System([0 ~ side for side in sides], t_nounits, functions, params)
+    system = System(Equation.(Num(0), sides), t_nounits, functions, params; name = :system)
     return written(mtkcompile(system), functions, params, maximum(orders))
+end
+
+function unknown(k, preferred)
+    x = unwrap(Symbolics.variable(:u, k; T = FnType{Tuple, Real, Nothing})(t_nounits))
+    return Num(preferred ? setmetadata(x, VariableStatePriority, PREFERRED) : x)
 end
 
 derivative(x, order) = order == 0 ? x : (D_nounits^order)(x)

@@ -231,8 +231,8 @@ class Engine(abc.ABC):
         """The same outputs of a graph with simpler expressions; ``expand`` multiplies out sums before."""
         raise UnsupportedError(f"the {self.name} engine simplifies no expressions", engine=self.name)
 
-    def index_reduced(self, unreduced: Unreduced) -> Reduced:
-        """The same equations with index 1; see `pysciml.reduce_index`."""
+    def index_reduced(self, unreduced: Unreduced, preferred: tuple[int, ...]) -> Reduced:
+        """The same equations with index 1, ``preferred`` unknowns as states if possible; see `pysciml.reduce_index`."""
         raise UnsupportedError(f"the {self.name} engine reduces no index", engine=self.name)
 
     def devices_for(self, model: Model, *, ensemble: bool = False) -> tuple[str, ...]:

@@ -54,9 +54,10 @@ def test_without_modelingtoolkit_the_command_is_named(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("engine", ["native", "julia"])
 def test_a_pendulum_agrees_with_the_one_of_an_angle_and_with_the_other_reduction(engine: str) -> None:
     problem = released(0.5, 4)
-    reduced = ps.reduce_index(problem)
+    reduced = ps.reduce_index(problem, prefer=[x])
     assert (problem.system.index, reduced.system.index, reduced.system.kind) == (3, 1, "dae")
-    assert int(reduced.system.model.differential.sum()) == 2  # a position and its velocity: all that is free
+    assert reduced.system.states[:2] == (x, D(x))  # a position and its velocity are all that is free
+    assert int(reduced.system.model.differential.sum()) == 2
     options = {"engine": engine, "rtol": 1e-9, "atol": 1e-10, "saveat": 0.1}
     one, other = ps.solve(problem, **options), ps.solve(reduced, **options)
     names = ("x", "y", "x_t", "y_t", "tension", "energy")
@@ -69,6 +70,12 @@ def test_a_pendulum_agrees_with_the_one_of_an_angle_and_with_the_other_reduction
     # Constraints and their derivatives are among the equations that are solved.
     assert float(np.abs(other.x**2 + other.y**2 - 1).max()) < 1e-8
     assert float(np.abs(other.x * other.x_t + other.y * other.y_t).max()) < 1e-8
+
+
+@with_modelingtoolkit
+def test_other_states_are_preferred() -> None:
+    states = {ps.reduce_index(PENDULUM, prefer=[unknown]).states[:2] for unknown in (x, "y")}
+    assert states == {(x, D(x)), (y, D(y))}
 
 
 @with_modelingtoolkit

@@ -29,7 +29,8 @@ def pendulum(**more) -> ps.System:
 class ByHand(FakeEngine):
     """Knows the pendulum: x and its velocity stay differential, y and its derivatives become algebraic."""
 
-    def index_reduced(self, unreduced: Unreduced) -> Reduced:
+    def index_reduced(self, unreduced: Unreduced, preferred: tuple[int, ...]) -> Reduced:
+        assert preferred in ((), (0,))
         b = GraphBuilder(5, 1)
         sx, sv, sy, sw, st = (b.state(k) for k in range(5))
         rhs = [
@@ -123,6 +124,11 @@ def test_other_refusals(tmp_path) -> None:
         ps.reduce_index(-x)
     with pytest.raises(UnsupportedError, match="native engine reduces no index"):
         ps.reduce_index(pendulum(), engine="native")
+    with pytest.raises(ProblemError, match=r"prefer has z, which is no unknown of the system \(x, y, tension\)"):
+        ps.reduce_index(pendulum(), prefer=[x, "z"], engine="hand")
+    with pytest.raises(ProblemError, match=r"prefer is a list of unknowns, such as \[x\], not 'x'"):
+        ps.reduce_index(pendulum(), prefer="x", engine="hand")
+    assert ps.reduce_index(pendulum(), prefer=["x"], engine="hand").states[:2] == (x, D(x))
     y_tt = ps.parameters("y_tt")
     named = ps.System([Eq(D(x, 2), -x * tension), Eq(D(y, 2), -y * tension - y_tt), Eq(x**2 + y**2, 1)])
     with pytest.raises(ModelError, match="y_tt is the name of the derivative of order 2 of y in the reduced system"):

@@ -276,11 +276,11 @@ class JuliaEngine(Engine):
 
         return simplified(graph, expand)
 
-    def index_reduced(self, unreduced: Unreduced) -> Reduced:
+    def index_reduced(self, unreduced: Unreduced, preferred: tuple[int, ...]) -> Reduced:
         """See `Engine.index_reduced`: by ModelingToolkit.jl, where it is installed."""
         from pysciml.engines.julia.reducing import index_reduced
 
-        return index_reduced(unreduced)
+        return index_reduced(unreduced, preferred)
 
     def solve_many(self, model: Model, algorithm: str | None, batch: Batch, options: BatchOptions) -> BatchReport:
         """See `pysciml.engines.batch.BatchEngine`."""

@@ -12,8 +12,10 @@ from pysciml.graph import GraphBuilder
 from pysciml.graph.reduction import Reduced, Unreduced
 
 
-def index_reduced(unreduced: Unreduced) -> Reduced:
+def index_reduced(unreduced: Unreduced, preferred: tuple[int, ...] = ()) -> Reduced:
     """The same equations with index 1, after ModelingToolkit's structural simplification.
+
+    Where it has a choice, it makes the ``preferred`` unknowns differential states.
 
     Raises
     ------
@@ -33,6 +35,7 @@ def index_reduced(unreduced: Unreduced) -> Reduced:
             integers(graph.outputs["residuals"]),
             integers([owner for owner, _ in places]),
             integers([order for _, order in places]),
+            integers(preferred),
         )
     except Exception as error:
         if type(error).__name__ != "JuliaError":
