@@ -56,8 +56,10 @@ function add!(writer::Writer, code, args = (); constant = 0.0, index = 0)
     return length(writer.op)
 end
 
+Writer() = Writer(Int[], NTuple{3, Int}[], Float64[], Int[], Dict{Any, Int}())
+
 function Writer(symbols::Symbols)
-    writer = Writer(Int[], NTuple{3, Int}[], Float64[], Int[], Dict{Any, Int}())
+    writer = Writer()
     writer.numbers[Symbolics.unwrap(symbols.time)] = add!(writer, TIME)
     for (code, group) in ((STATE, symbols.states), (PARAM, symbols.params)), (index, symbol) in enumerate(group)
         writer.numbers[Symbolics.unwrap(symbol)] = add!(writer, code; index)

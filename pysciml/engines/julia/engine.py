@@ -27,6 +27,7 @@ from pysciml.graph import Graph, Model
 from pysciml.graph.array_ops import describe
 from pysciml.graph.manifold import on_manifold
 from pysciml.graph.networks import check_written
+from pysciml.graph.reduction import Reduced, Unreduced
 
 #: A solve comes back from Julia this often, in seconds, for Ctrl-C and progress.
 _SLICE: Final = 0.1
@@ -269,6 +270,12 @@ class JuliaEngine(Engine):
         from pysciml.engines.julia.simplifying import simplified
 
         return simplified(graph, expand)
+
+    def index_reduced(self, unreduced: Unreduced, preferred: tuple[int, ...]) -> Reduced:
+        """See `Engine.index_reduced`: by ModelingToolkit.jl, where it is installed."""
+        from pysciml.engines.julia.reducing import index_reduced
+
+        return index_reduced(unreduced, preferred)
 
     def solve_many(self, model: Model, algorithm: str | None, batch: Batch, options: BatchOptions) -> BatchReport:
         """See `pysciml.engines.batch.BatchEngine`."""
