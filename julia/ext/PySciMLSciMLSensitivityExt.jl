@@ -1,8 +1,8 @@
 module PySciMLSciMLSensitivityExt
 
 using Logging: Logging, AbstractLogger, with_logger
-using PySciML: PySciML, AdaptiveSolve, clear!, combine!, from_start!, integrand!, n_params, parameter_bars!, pull_integrand!,
-    pull_slope!, slope!, stage_time
+using PySciML: PySciML, AdaptiveSolve, clear!, integrand!, n_params, parameter_bars!, pull_integrand!, pull_slope!, slope!,
+    stage_time, weighted_sum!
 using SciMLBase: SciMLBase, ODEFunction, ODEProblem, ReturnCode
 using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, GaussKronrodAdjoint, InterpolatingAdjoint, QuadratureAdjoint, ZygoteVJP,
     adjoint_sensitivities
@@ -133,8 +133,8 @@ function add_explicit!(p_bar, r::Running, integral_bar)
     for i in 1:s.count, j in eachindex(m.b)
         m.b[j] == 0 && continue
         h = record.taken[i]
-        combine!(s.work, view(m.a, max(j - 1, 1), :), record.slopes[i], j - 1)
-        from_start!(s.work, record.y[i], h)
+        before = 1:(j - 1)
+        weighted_sum!(s.work, record.y[i], h, view(m.a, max(j - 1, 1), before), view(record.slopes[i], before))
         pull_back!(r, integral_bar * h * m.b[j], s.work, record.t[i] + stage_time(m, j) * h)
     end
     parameter_bars!(p_bar, s)

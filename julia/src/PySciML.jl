@@ -17,10 +17,11 @@ system), `modes.jl` (the same by their Fourier modes), `exponential.jl` (a linea
 methods), `workload.jl` (what is compiled beforehand).
 
 Training has a way of its own, which needs no solver package: `pointwise.jl` (operations on a batch, with derivatives),
-`networks.jl`, `series.jl` (Taylor series through them), `tape.jl` (graphs of all), `batch.jl` (their pieces on threads),
-`explicit_methods.jl`, `adaptive.jl` and `adjoint.jl` (solves that keep their error and stiffness estimates, differentiated), `integrand.jl` (what is integrated along
-with them), `noisy.jl` (the same with noise), `training.jl` (what Python calls), `device_tape.jl`, `device_batch.jl` and
-`device_adaptive.jl` (such solves with all arrays on a GPU), `optimizers.jl` (rules of Optimisers.jl),
+`networks.jl`, `series.jl` (Taylor series through them), `tape.jl` (graphs of all), `batch.jl` (their pieces on threads), `states.jl`
+(arithmetic on what is solved for), `explicit_methods.jl`, `adaptive.jl` and `adjoint.jl` (solves that keep their error and stiffness
+estimates, differentiated), `integrand.jl` (what is integrated along with them), `noisy.jl` and `noisy_adjoint.jl` (the same with
+noise), `training.jl` (what Python calls), `device_tape.jl`, `device_batch.jl`, `device_states.jl` and `device_adaptive.jl` (the same
+solves with all arrays on a GPU), `optimizers.jl` (rules of Optimisers.jl),
 `sensitivities.jl` (adjoints of SciMLSensitivity.jl), `regularizers.jl` and `layers.jl` (the same solves as Lux layers, for models written in Julia).
 """
 module PySciML
@@ -83,14 +84,17 @@ include("networks.jl")
 include("series.jl")
 include("tape.jl")
 include("batch.jl")
+include("states.jl")
 include("explicit_methods.jl")
 include("integrand.jl")
 include("adaptive.jl")
 include("adjoint.jl")
 include("noisy.jl")
+include("noisy_adjoint.jl")
 include("training.jl")
 include("device_tape.jl")
 include("device_batch.jl")
+include("device_states.jl")
 include("device_adaptive.jl")
 include("optimizers.jl")
 include("sensitivities.jl")

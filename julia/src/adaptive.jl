@@ -3,6 +3,15 @@
 #: The step size controller: Hairer's defaults.
 const SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 
+"""
+A solve of a batch, which is one state with one step size: states are matrices `M` of members by states, and where those are decides
+which arithmetic is used, that of states.jl or of device_states.jl.
+"""
+abstract type BatchSolve{M} end
+
+"A solve with states, stages and adjoints in main memory."
+const HostSolve = BatchSolve{Matrix{Float64}}
+
 "Where every step (every attempt, if step sizes are differentiated) began, and what came of it."
 struct Record{M}
     t::Vector{Float64}
@@ -35,7 +44,7 @@ derivative is that of the steps that were taken. `dense` keeps the slopes of all
 
 Regularization by the estimates of a solver is that of Pal, Ma, Shah & Rackauckas, *Opening the Blackbox* (ICML 2021).
 """
-mutable struct AdaptiveSolve{F, G, M}
+mutable struct AdaptiveSolve{F, G, M} <: BatchSolve{M}
     field::F
     method::ExplicitMethod
     rtol::Float64
@@ -116,35 +125,61 @@ Shampine's stiffness estimate (ACM Transactions on Mathematical Software 3, 1977
 every stage are kept, for `pull_step!`.
 """
 function take_step!(s::AdaptiveSolve, t::Float64, h::Float64, keep::Bool)
+    take_stages!(s, t, h, keep)
+    error, apart, spread, speed = step_norms(s)
+    integral = s.kinetic * speed + integrate_along!(s, t, h, keep)
+    return error, ratio(spread, apart) / s.method.stability, h * integral
+end
+
+"The states and slopes of all stages of a step, and its error."
+function take_stages!(s::AdaptiveSolve, t::Float64, h::Float64, keep::Bool)
     m, y, slopes, last = s.method, s.inner[1], s.slopes, n_stages(s.method)
     for i in 2:last
-        inner = s.inner[i]
-        combine!(inner, view(m.a, i - 1, :), slopes, i - 1)
-        from_start!(inner, y, h)
+        before = 1:(i - 1)
+        inner = weighted_sum!(s.inner[i], y, h, view(m.a, i - 1, before), view(slopes, before))
         slope!(slopes[i], s.field, keep ? i : 1, t + m.c[i - 1] * h, inner)
     end
-    combine!(s.error, m.b_error, slopes, last)
-    new = s.inner[last]
-    @inbounds @simd ivdep for k in eachindex(new)
-        s.error[k] *= h
-        s.relative[k] = s.error[k] / (s.atol + s.rtol * max(abs(y[k]), abs(new[k])))
-    end
-    apart = root_mean_square_apart(new, s.inner[last - 1])
-    spread = root_mean_square_apart(slopes[last], slopes[last - 1])
-    integral = 0.0
-    if s.kinetic != 0
-        for j in 1:last
-            m.b[j] == 0 || (integral += s.kinetic * m.b[j] * root_mean_square(slopes[j])^2)
-        end
-    end
-    g = s.integrand
-    if g !== nothing
-        for j in 1:last
-            m.b[j] == 0 || (integral += m.b[j] * integrand!(g, keep ? j : 1, t + stage_time(m, j) * h, s.inner[j]))
-        end
-    end
-    return root_mean_square(s.relative), ratio(spread, apart) / m.stability, h * integral
+    fill!(s.error, 0.0)
+    add_combination!(s.error, h, m.b_error, slopes)
+    relative_to!(s.relative, s.error, y, s.inner[last], s.rtol, s.atol)
+    return nothing
 end
+
+"What is integrated along a step beside the squared speed, divided by the step's size."
+function integrate_along!(s::AdaptiveSolve, t::Float64, h::Float64, keep::Bool)
+    m, g, integral = s.method, s.integrand, 0.0
+    g === nothing && return integral
+    for j in 1:n_stages(m)
+        m.b[j] == 0 || (integral += m.b[j] * integrand!(g, keep ? j : 1, t + stage_time(m, j) * h, s.inner[j]))
+    end
+    return integral
+end
+
+"Where a step came to."
+step_end(s::AdaptiveSolve) = s.inner[end]
+
+"The slopes whose squares are integrated for the kinetic energy, and their weights."
+speeds(s::AdaptiveSolve) = s.slopes, s.method.b
+
+"""
+    step_norms(s)
+
+Of a step that was taken, as root mean squares: its error relative to the tolerance, and how far its last two stages are apart, states
+and slopes; and the mean square of the derivative along it, 0 where that does not count.
+"""
+function step_norms(s::HostSolve)
+    speed = 0.0
+    if s.kinetic != 0
+        for (slope, weight) in zip(speeds(s)...)
+            weight == 0 || (speed += weight * root_mean_square(slope)^2)
+        end
+    end
+    return root_mean_square(s.relative), distances(s)..., speed
+end
+
+"How far the last two stages of a step are apart: states and slopes, as root mean squares."
+distances(s::HostSolve) =
+    root_mean_square_apart(s.inner[end], s.inner[end - 1]), root_mean_square_apart(s.slopes[end], s.slopes[end - 1])
 
 "A guess of the first step size (Hairer, Nørsett & Wanner, *Solving ODEs I*, II.4)."
 function first_step(s::AdaptiveSolve)
@@ -157,8 +192,7 @@ function first_step(s::AdaptiveSolve)
     small = size < 1e-5 || speed < 1e-5
     trial = small ? 1e-6 : 0.01 * size / speed
     h = min(trial, s.t1 - s.t0)
-    copyto!(s.inner[2], k)
-    from_start!(s.inner[2], y, h)
+    weighted_sum!(s.inner[2], y, h, (1.0,), (k,))
     slope!(s.slopes[2], s.field, 2, s.t0 + h, s.inner[2])
     @. s.relative = (s.slopes[2] - k) / s.work
     apart = root_mean_square(s.relative)
@@ -243,7 +277,7 @@ function solve!(
 end
 
 "Whether what a step came to is finite: its error and its end."
-is_finite(s::AdaptiveSolve, error::Float64) = isfinite(error) && all_finite(s.inner[end])
+is_finite(s::HostSolve, error::Float64) = isfinite(error) && all_finite(step_end(s))
 
 "The state a solve reached."
 final_state(s::AdaptiveSolve) = s.inner[1]
@@ -272,8 +306,7 @@ end
 "The solution at a time within the step from `t`, in `s.work`."
 function within!(s::AdaptiveSolve, t::Float64, h::Float64, time::Float64)
     interpolate!(s.weights, s.method, (time - t) / h)
-    combine!(s.work, s.weights, s.slopes, n_stages(s.method))
-    return from_start!(s.work, s.inner[1], h)
+    return weighted_sum!(s.work, s.inner[1], h, s.weights, s.slopes)
 end
 
 """
@@ -286,6 +319,5 @@ function solution_at!(out::AbstractArray, s::AdaptiveSolve, t::Float64)
     i = clamp(searchsortedlast(view(r.t, 1:s.count), t), 1, s.count)
     h = r.taken[i]
     interpolate!(s.weights, s.method, (t - r.t[i]) / h)
-    combine!(s.work, s.weights, r.slopes[i], n_stages(s.method))
-    return copyto!(out, from_start!(s.work, r.y[i], h))
+    return copyto!(out, weighted_sum!(s.work, r.y[i], h, s.weights, r.slopes[i]))
 end

@@ -13,28 +13,21 @@ function pull_step!(
     )
     m, inner, slopes, last = s.method, s.inner, s.slopes, n_stages(s.method)
     z_bars, k_bars = s.inner_bars, s.slope_bars
-    n = length(inner[1])
+    n = length(s.work)
     t_bar = h_bar = 0.0
     if error_bar != 0 && error > 0
         pull_scaled!(s.work, z_bars[1], z_bars[last], error_bar / (n * error), s.relative, inner[1], inner[last], s.rtol, s.atol)
         for j in 1:last
             m.b_error[j] == 0 || add!(k_bars[j], h * m.b_error[j], s.work)
         end
-        h_bar += inner_product(s.work, s.error) / h
+        s.through_steps && (h_bar += inner_product(s.work, s.error) / h)
     end
-    if stiffness_bar != 0
-        apart = root_mean_square_apart(inner[last], inner[last - 1])
-        spread = root_mean_square_apart(slopes[last], slopes[last - 1])
-        by_spread = ratio(ratio(stiffness_bar / m.stability, apart), n * spread)
-        by_apart = -ratio(stiffness_bar * stiffness, n * apart^2)
-        add_difference!(k_bars[last], k_bars[last - 1], by_spread, slopes[last], slopes[last - 1])
-        add_difference!(z_bars[last], z_bars[last - 1], by_apart, inner[last], inner[last - 1])
-    end
+    stiffness_bar == 0 || pull_stiffness!(s, m.stability, stiffness, stiffness_bar)
     if integral_bar != 0 && s.kinetic != 0
         for j in 1:last
             m.b[j] == 0 && continue
             add!(k_bars[j], integral_bar * h * s.kinetic * m.b[j] * 2 / n, slopes[j])
-            h_bar += integral_bar * s.kinetic * m.b[j] * root_mean_square(slopes[j])^2
+            s.through_steps && (h_bar += integral_bar * s.kinetic * m.b[j] * root_mean_square(slopes[j])^2)
         end
     end
     g = s.integrand
@@ -46,51 +39,27 @@ function pull_step!(
             h_bar += stage_time(m, j) * by_time + integral_bar * m.b[j] * integrand(g, j)
         end
     end
-    for i in last:-1:2
+    for i in last:-1:1
+        before, later = 1:(i - 1), (i + 1):last # the stages that lead to this one, and that this one leads to
+        i == last || add_combination!(k_bars[i], h, view(m.a, later .- 1, i), view(z_bars, later))
+        i == 1 && break
         by_time = pull_slope!(z_bars[i], s.field, i, k_bars[i])
         t_bar += by_time
         h_bar += m.c[i - 1] * by_time
-        add!(z_bars[1], 1.0, z_bars[i])
-        for j in 1:(i - 1)
-            weight = m.a[i - 1, j]
-            weight == 0 && continue
-            add!(k_bars[j], h * weight, z_bars[i])
-            s.through_steps && (h_bar += weight * inner_product(z_bars[i], slopes[j]))
-        end
+        s.through_steps && (h_bar += weighted_product(z_bars[i], view(m.a, i - 1, before), view(slopes, before)))
     end
+    add_sum!(z_bars[1], view(z_bars, 2:last))
     return t_bar, h_bar
 end
 
-"""
-The adjoint of an error, in `error_bar`, and what its scale passes on to the states before and after, which is added; `factor` times
-the relative error is the adjoint of the latter.
-"""
-function pull_scaled!(
-        error_bar::Matrix{Float64}, y_bar::Matrix{Float64}, new_bar::Matrix{Float64}, factor::Float64,
-        relative::Matrix{Float64}, y::Matrix{Float64}, new::Matrix{Float64}, rtol::Float64, atol::Float64,
-    )
-    @inbounds for k in eachindex(y)
-        before, after = abs(y[k]), abs(new[k])
-        scale = atol + rtol * max(before, after)
-        bar = factor * relative[k]
-        error_bar[k] = bar / scale
-        by_scale = -rtol * bar * relative[k] / scale
-        part = before == after ? 0.5 : 1.0
-        before >= after && (y_bar[k] += part * by_scale * sign(y[k]))
-        before <= after && (new_bar[k] += part * by_scale * sign(new[k]))
-    end
-    return nothing
-end
-
-"`x_bar += factor * (x - y)`, and the opposite to `y_bar`."
-function add_difference!(
-        x_bar::Matrix{Float64}, y_bar::Matrix{Float64}, factor::Float64, x::Matrix{Float64}, y::Matrix{Float64},
-    )
-    @inbounds @simd ivdep for k in eachindex(x_bar, y_bar, x, y)
-        change = factor * (x[k] - y[k])
-        x_bar[k] += change
-        y_bar[k] -= change
-    end
+"Add the adjoints of the last two stages, of which a stiffness estimate is made."
+function pull_stiffness!(s::BatchSolve, stability::Float64, stiffness::Float64, stiffness_bar::Float64)
+    z, k, z_bars, k_bars, n = s.inner, s.slopes, s.inner_bars, s.slope_bars, length(s.work)
+    apart, spread = distances(s)
+    by_spread = ratio(ratio(stiffness_bar / stability, apart), n * spread)
+    by_apart = -ratio(stiffness_bar * stiffness, n * apart^2)
+    add_difference!(k_bars[end], k_bars[end - 1], by_spread, k[end], k[end - 1])
+    add_difference!(z_bars[end], z_bars[end - 1], by_apart, z[end], z[end - 1])
     return nothing
 end
 
@@ -169,8 +138,17 @@ function pull!(
     return nothing
 end
 
-"Take the step of record `i` once more, with its values kept; returns its error and stiffness."
-retake_step!(s::AdaptiveSolve, i::Int, t::Float64, used::Float64) = take_step!(s, t, used, true)[1:2]
+"""
+Take the step of record `i` once more, with its values kept; returns its error and stiffness, which of a step that was accepted are
+in the record: nothing is read from a device.
+"""
+function retake_step!(s::AdaptiveSolve, i::Int, t::Float64, used::Float64)
+    r = s.record
+    r.kept[i] || return take_step!(s, t, used, true)[1:2]
+    take_stages!(s, t, used, true)
+    integrate_along!(s, t, used, true)
+    return r.error[i], r.stiffness[i]
+end
 
 "What the solution saved within record `i` passes on; returns the adjoints of the step's beginning and size."
 function pull_saved!(s::AdaptiveSolve, i::Int, t::Float64, used::Float64, ys_bar::AbstractArray{<:Real, 3})
@@ -185,15 +163,11 @@ function pull_saved!(s::AdaptiveSolve, i::Int, t::Float64, used::Float64, ys_bar
             add!(s.slope_bars[q], used * s.weights[q], s.work)
         end
         s.through_steps || continue
-        for q in 1:n_stages(method)
-            used_bar += s.weights[q] * inner_product(s.work, s.slopes[q])
-        end
+        used_bar += weighted_product(s.work, s.weights, s.slopes)
         interpolate!(s.weights, method, θ, 1)
-        for q in 1:n_stages(method)
-            by_θ = used * s.weights[q] * inner_product(s.work, s.slopes[q])
-            t_bar -= by_θ / used
-            used_bar -= by_θ * θ / used
-        end
+        by_start = weighted_product(s.work, s.weights, s.slopes)
+        t_bar -= by_start
+        used_bar -= θ * by_start
     end
     return t_bar, used_bar
 end
@@ -218,6 +192,7 @@ there.
 """
 function pull_first_step!(s::AdaptiveSolve, h_bar::Float64)
     _, g = first_step(s)
+    T = eltype(s.work)
     y, k, y_bar, k_bar, n = s.inner[1], s.slopes[1], s.inner_bars[1], s.slope_bars[1], length(s.y0)
     part = 100 * g.h < g.better ? 1.0 : 100 * g.h == g.better ? 0.5 : 0.0
     trial_bar, better_bar = 100 * part * h_bar, (1 - part) * h_bar
@@ -230,16 +205,12 @@ function pull_first_step!(s::AdaptiveSolve, h_bar::Float64)
         speed_bar, bend_bar = part * largest_bar, (1 - part) * largest_bar
     end
     trial_bar -= bend_bar * g.bend / g.h
-    factor = ratio(bend_bar / g.h, n * g.apart)
-    moved_bar, z_bar = s.slope_bars[2], s.inner_bars[2]
-    @inbounds for q in eachindex(y)
-        scale = s.work[q]
-        apart = (s.slopes[2][q] - k[q]) / scale
-        bar = factor * apart / scale
-        moved_bar[q] = bar
-        k_bar[q] -= bar
-        y_bar[q] -= bar * apart * s.rtol * sign(y[q])
-    end
+    # The scale is in `s.work`, and how far the slopes are apart, relative to it, in `s.relative`.
+    scale, apart, moved_bar, z_bar, rtol = s.work, s.relative, s.slope_bars[2], s.inner_bars[2], T(s.rtol)
+    factor = T(ratio(bend_bar / g.h, n * g.apart))
+    @. moved_bar = factor * apart / scale
+    @. k_bar -= moved_bar
+    @. y_bar -= moved_bar * apart * rtol * sign(y)
     trial_bar += pull_slope!(z_bar, s.field, 2, moved_bar)
     add!(y_bar, 1.0, z_bar)
     add!(k_bar, g.h, z_bar)
@@ -250,13 +221,9 @@ function pull_first_step!(s::AdaptiveSolve, h_bar::Float64)
         size_bar = trial_bar * 0.01 / g.speed
         speed_bar -= trial_bar * 0.01 * g.size / g.speed^2
     end
-    by_size, by_speed = ratio(size_bar, n * g.size), ratio(speed_bar, n * g.speed)
-    @inbounds for q in eachindex(y)
-        scale = s.work[q]
-        state, slope = y[q] / scale, k[q] / scale
-        y_bar[q] += by_size * state / scale - (by_size * state^2 + by_speed * slope^2) / scale * s.rtol * sign(y[q])
-        k_bar[q] += by_speed * slope / scale
-    end
+    by_size, by_speed = T(ratio(size_bar, n * g.size)), T(ratio(speed_bar, n * g.speed))
+    @. y_bar += by_size * y / scale^2 - (by_size * (y / scale)^2 + by_speed * (k / scale)^2) / scale * rtol * sign(y)
+    @. k_bar += by_speed * k / scale^2
     return nothing
 end
 

@@ -1,4 +1,4 @@
-# A batch: the outputs of a tape for all members, in pieces that threads share out, with derivatives; and arithmetic on its states.
+# A batch: the outputs of a tape for all members, in pieces that threads share out, with derivatives.
 
 #: Pieces of a batch have at most so many members: their arrays stay in the cache, and threads share them out.
 const PIECE_ROWS = 64
@@ -35,8 +35,7 @@ end
 function BatchField(
         tape::Tape, rows::Int, targets::AbstractVector{Int}, stages::Int; threaded::Union{Nothing, Bool} = nothing,
     )
-    length(tape.outputs) == length(targets) ||
-        throw(ArgumentError("a tape has $(length(tape.outputs)) outputs for $(length(targets)) states"))
+    check_targets(tape, targets)
     n_pieces = cld(rows, PIECE_ROWS)
     ends = [div(k * rows, n_pieces) for k in 0:n_pieces]
     pieces = map(1:n_pieces) do k
@@ -49,6 +48,9 @@ function BatchField(
         n_pieces > 1 && something(threaded, worth), zeros(n_pieces),
     )
 end
+
+check_targets(tape::Tape, targets) = length(tape.outputs) == length(targets) ||
+    throw(ArgumentError("a tape has $(length(tape.outputs)) outputs for $(length(targets)) states"))
 
 "About how many nanoseconds one evaluation takes for a member of the batch."
 work(tape::Tape) =
@@ -133,8 +135,8 @@ function prepare!(f::BatchField, p::AbstractVector, start::AbstractVector, lengt
     return nothing
 end
 
-"Take these parameters; all members have the same time."
-function prepare!(f::BatchField, p::AbstractVector)
+"Take these parameters; all members of a batch have the same time."
+function prepare!(f, p::AbstractVector)
     fill!(f.start, 0.0)
     fill!(f.length, 1.0)
     return prepare!(f, p, f.start, f.length)
@@ -147,60 +149,3 @@ n_params(f::BatchField) = f.tape.n_params
 
 "Add to `p_bar` the derivatives by the parameters."
 parameter_bars!(p_bar::AbstractVector, f::BatchField) = parameter_bars!(p_bar, f.parameters, f.tape, f.bars)
-
-# -- arithmetic on states
-
-"The root of the mean square."
-function root_mean_square(x::Matrix{Float64})
-    total = 0.0
-    @inbounds @simd for k in eachindex(x)
-        total += x[k] * x[k]
-    end
-    return sqrt(total / length(x))
-end
-
-function root_mean_square_apart(x::Matrix{Float64}, y::Matrix{Float64})
-    total = 0.0
-    @inbounds @simd for k in eachindex(x, y)
-        total += (x[k] - y[k])^2
-    end
-    return sqrt(total / length(x))
-end
-
-function inner_product(x::Matrix{Float64}, y::Matrix{Float64})
-    total = 0.0
-    @inbounds @simd for k in eachindex(x, y)
-        total += x[k] * y[k]
-    end
-    return total
-end
-
-"`out += factor * x`"
-function add!(out::Matrix{Float64}, factor::Float64, x::Matrix{Float64})
-    @inbounds @simd ivdep for k in eachindex(out, x)
-        out[k] += factor * x[k]
-    end
-    return out
-end
-
-"`out = sum(weights .* slopes)`, of the first `count` slopes."
-function combine!(out::Matrix{Float64}, weights::AbstractVector{Float64}, slopes::Vector{Matrix{Float64}}, count::Int)
-    fill!(out, 0.0)
-    for j in 1:count
-        weights[j] == 0.0 || add!(out, weights[j], slopes[j])
-    end
-    return out
-end
-
-"`out = y + h * out`"
-function from_start!(out::Matrix{Float64}, y::Matrix{Float64}, h::Float64)
-    @inbounds @simd ivdep for k in eachindex(out, y)
-        out[k] = y[k] + h * out[k]
-    end
-    return out
-end
-
-all_finite(x::Matrix{Float64}) = all(isfinite, x)
-
-"Zero for an adjoint that has no direction: the norm of nothing."
-ratio(a::Float64, b::Float64) = b > 0 ? a / b : 0.0

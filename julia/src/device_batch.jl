@@ -21,11 +21,11 @@ Write to the columns of `out` that a [`Gather`](@ref) names what their uses pass
 """
 function gather! end
 
-"`k[:, j] = length .* values[:, columns[j]]`"
+"`k[:, targets[j]] = length .* values[:, columns[j]]`"
 function take_outputs! end
 
 "Numbers from another place, in the precision of this array."
-receive!(out::AbstractArray{T}, numbers::AbstractArray{T}) where {T} = copyto!(out, numbers)
+receive!(out::AbstractArray{T}, numbers::AbstractArray{T}) where {T} = out === numbers ? out : copyto!(out, numbers)
 receive!(out::AbstractArray{T}, numbers::AbstractArray) where {T} = copyto!(out, T.(numbers))
 
 "A [`Gather`](@ref) on the device."
@@ -74,11 +74,12 @@ function DeviceStage(values::AbstractMatrix, layout::Layout)
 end
 
 """
-    DeviceField(tape, rows, stages, backend, T)
+    DeviceField(tape, rows, targets, stages, backend, T; with_time_bars = false)
 
-As a [`BatchField`](@ref) whose targets are all states, with the states, stages and adjoints in arrays of type `T` of a `backend` of
+As a [`BatchField`](@ref), with the states, stages and adjoints in arrays of type `T` of a `backend` of
 KernelAbstractions.jl. What follows from parameters alone is computed on the CPU, once for a solve; all else stays on the
-device. Weights are parts of one vector of parameters, and so are their adjoints.
+device. Weights are parts of one vector of parameters, and so are their adjoints. `pull_slope!` computes the adjoint of the time
+where `with_time_bars`: the CPU waits for it.
 
 Throws an `ArgumentError` for operations that devices have not.
 """
@@ -104,18 +105,26 @@ struct DeviceField{T, A, D, M, L, W, I, J}
     pulled::Vector{DeviceGather{I, J}}
     by_states::DeviceGather{I, J}
     by_fixed::DeviceGather{I, J}
+    by_time::Union{Nothing, DeviceGather{I, J}}
+    time_bars::M
     outputs::I
+    targets::I
 end
 
-function DeviceField(tape::Tape, rows::Int, stages::Int, backend, ::Type{T}) where {T <: Union{Float32, Float64}}
+function DeviceField(
+        tape::Tape, rows::Int, targets::AbstractVector{Int}, stages::Int, backend, ::Type{T}; with_time_bars::Bool = false,
+    ) where {T <: Union{Float32, Float64}}
+    check_targets(tape, targets)
     check_kernels(tape)
-    layout, replaced = Layout(tape), on_gpu(backend)
+    layout, replaced = Layout(tape, targets), on_gpu(backend)
     rules = Tuple(Rule{code, replaced}() for code in sort!(unique(step.code for step in tape.moving if step.code != NETWORK)))
     blank(size...) = device_zeros(backend, T, size...)
+    indices(numbers) = on_device(backend, Vector{Int32}(numbers))
     p, p_bar, bars = blank(tape.n_params), blank(tape.n_params), blank(rows, layout.n_bars)
     columns(range) = view(bars, :, range)
     layers = [[DeviceLayer(layer, p, p_bar) for layer in placed.network] for placed in layout.networks]
-    outputs, by_fixed = on_device(backend, layout.outputs), DeviceGather(backend, layout.by_fixed)
+    outputs, by_fixed = indices(layout.outputs), DeviceGather(backend, layout.by_fixed)
+    by_time = with_time_bars && !isempty(layout.by_time.uses) ? DeviceGather(backend, layout.by_time) : nothing
     types = map(typeof, (backend, p, bars, columns(1:0)))..., eltype(eltype(layers)), map(typeof, (outputs, by_fixed.uses))...
     return DeviceField{T, types...}(
         tape, layout, backend, rows, rules, blank(rows), fill!(blank(rows), 1), fill!(blank(rows), 1), p, p_bar,
@@ -123,7 +132,7 @@ function DeviceField(tape::Tape, rows::Int, stages::Int, backend, ::Type{T}) whe
         [DeviceStage(blank(rows, layout.n_values), layout) for _ in 1:stages], bars,
         [Pass([columns(range) for range in placed.bars], types[4][]) for placed in layout.networks], layers,
         [on_device(backend, steps) for steps in layout.levels], [DeviceGather(backend, g) for g in layout.pulled],
-        DeviceGather(backend, layout.by_states), by_fixed, outputs,
+        DeviceGather(backend, layout.by_states), by_fixed, by_time, blank(rows, 1), outputs, indices(targets),
     )
 end
 
@@ -159,11 +168,10 @@ function slope!(k::AbstractMatrix, f::DeviceField{T}, stage::Int, τ::Float64, y
             placed.level == level && evaluate!(at.passes[number], f.layers[number])
         end
     end
-    take_outputs!(k, at.values, f.outputs, f.length)
+    take_outputs!(k, f.targets, at.values, f.outputs, f.length)
     return nothing
 end
 
-"The adjoint of the relative time is not computed: the steps of a device's solves are not differentiated."
 function pull_slope!(y_bar::AbstractMatrix, f::DeviceField, stage::Int, k_bar::AbstractMatrix)
     at = f.stages[stage]
     pull(out, gather, adding) =
@@ -176,7 +184,9 @@ function pull_slope!(y_bar::AbstractMatrix, f::DeviceField, stage::Int, k_bar::A
     end
     pull(y_bar, f.by_states, true)
     pull(f.fixed_bars, f.by_fixed, true)
-    return 0.0
+    f.by_time === nothing && return 0.0
+    pull(f.time_bars, f.by_time, false)
+    return inner_product(f.length, vec(f.time_bars))
 end
 
 function parameter_bars!(p_bar::AbstractVector, f::DeviceField)

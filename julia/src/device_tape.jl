@@ -80,14 +80,15 @@ struct Gather
 end
 
 """
-    Layout(tape)
+    Layout(tape, targets)
 
 Where a tape has its values: what parameters fix, all states, the time, and what networks and operations compute. Each
 column is written once, in an order of levels: the instructions in `levels[l]` (columns of code, result and operands) need
 results of the levels before alone, as the networks of that level do.
 
-Adjoints are gathered: `pulled[l]` has the columns of a level and their uses, `states` and `fixed` those of the states (numbered
-by themselves) and of what parameters fix. So no two threads add to one number, and sums are the same from run to run.
+Adjoints are gathered: `pulled[l]` has the columns of a level and their uses, `by_states` and `by_fixed` those of the states
+(numbered by themselves) and of what parameters fix, `by_time` all uses of the time as those of one column. So no two threads add
+to one number, and sums are the same from run to run.
 """
 struct Layout
     n_fixed::Int
@@ -101,11 +102,12 @@ struct Layout
     pulled::Vector{Gather}
     by_states::Gather
     by_fixed::Gather
+    by_time::Gather
 end
 
 needs_inner(layer::Dense) = layer.activation in (:softplus, :swish, :gelu, :sin)
 
-function Layout(tape::Tape)
+function Layout(tape::Tape, targets::AbstractVector{Int})
     place, level = zeros(Int, tape.n_columns), Int[]
     "New columns of a level."
     function columns!(count, at = 0)
@@ -154,7 +156,7 @@ function Layout(tape::Tape)
     for (placed, (_, inputs, _)) in zip(found, applied)
         placed.bars[1] = columns!(length(inputs)) # the inputs may be columns that others use, too
     end
-    uses = uses_of(tape, place, instructions, found, n_used)
+    uses = uses_of(tape, targets, place, instructions, found, n_used)
     n_levels = maximum(level; init = 0)
     of_level(l) = [column for column in 1:n_used if level[column] == l]
     copied = Set(out for (code, out) in instructions if code == COPY)
@@ -164,6 +166,7 @@ function Layout(tape::Tape)
         [columns_of([step for step in instructions if level[step[2]] == l], 5) for l in 1:n_levels],
         [gather_uses(filter(!in(copied), of_level(l)), uses) for l in 1:n_levels],
         gather_uses(states, uses, 1:tape.n_states), gather_uses(filter(column -> moved[column], 1:tape.n_fixed), uses),
+        gather_uses([1], [reduce(vcat, uses[times]; init = NTuple{6, Int}[])]),
     )
 end
 
@@ -179,8 +182,8 @@ function by_parameters(tape::Tape)
     return moved
 end
 
-"Of each column its uses, as `(code, position, out, operands...)`."
-function uses_of(tape::Tape, place, instructions, networks::Vector{Placed}, n::Int)
+"Of each column its uses, as `(code, position, out, operands...)`; output `k` is the slope of state `targets[k]`."
+function uses_of(tape::Tape, targets, place, instructions, networks::Vector{Placed}, n::Int)
     uses = [NTuple{6, Int}[] for _ in 1:n]
     rules = Dict(POINTWISE)
     for (code, out, operands...) in instructions
@@ -194,7 +197,7 @@ function uses_of(tape::Tape, place, instructions, networks::Vector{Placed}, n::I
     for (placed, inputs) in zip(networks, sources), (k, column) in enumerate(inputs)
         push!(uses[column], (Int(COPY), 1, placed.bars[1][k], 1, 1, 1))
     end
-    for (target, column) in enumerate(tape.outputs)
+    for (target, column) in zip(targets, tape.outputs)
         push!(uses[place[column]], (Int(OUTPUT), 1, target, 1, 1, 1))
     end
     return uses

@@ -1,4 +1,4 @@
-# An adaptive stochastic solve of a batch, for diagonal noise, that keeps its estimates, and its discrete adjoint.
+# An adaptive stochastic solve of a batch, for diagonal noise, that keeps its estimates; noisy_adjoint.jl goes back through it.
 
 """
 SOSRI, of strong order 3/2 (Rackauckas & Nie, *Stability-optimized high order methods and stiffness detection for pathwise stiff
@@ -50,19 +50,18 @@ const NOISY_STAGES = 4
 const WAITING = 24
 
 "Every accepted step: where it began, its noise, and what came of it; `saves` is the output it ends at, or 0."
-struct NoisyRecord
+struct NoisyRecord{M}
     t::Vector{Float64}
     h::Vector{Float64}
     saves::Vector{Int}
-    y::Vector{Matrix{Float64}}
-    dw::Vector{Matrix{Float64}}
-    dz::Vector{Matrix{Float64}}
+    y::Vector{M}
+    dw::Vector{M}
+    dz::Vector{M}
     error::Vector{Float64}
     stiffness::Vector{Float64}
 end
 
-NoisyRecord() =
-    NoisyRecord(Float64[], Float64[], Int[], Matrix{Float64}[], Matrix{Float64}[], Matrix{Float64}[], Float64[], Float64[])
+NoisyRecord{M}() where {M} = NoisyRecord{M}(Float64[], Float64[], Int[], M[], M[], M[], Float64[], Float64[])
 
 """
     NoisySolve(drift, diffusion, targets, rows, rtol, atol, max_steps; kinetic = 0.0)
@@ -72,37 +71,39 @@ Brownian motion of state `targets[k]` is multiplied by. A rejected step does not
 Brownian bridge, and the rest waits (Rackauckas & Nie, *Adaptive methods for SDEs via natural embeddings and rejection sampling
 with memory*, DCDS-B 22, 2017). See [`AdaptiveSolve`](@ref) for the rest; the derivative is that of the steps that were taken.
 """
-mutable struct NoisySolve{F, G}
+mutable struct NoisySolve{F, G, M} <: BatchSolve{M}
     drift::F
     diffusion::G
     rtol::Float64
     atol::Float64
     max_steps::Int
     kinetic::Float64
-    inner::Vector{Matrix{Float64}}
-    slopes::Vector{Matrix{Float64}}
-    noises::Vector{Matrix{Float64}}
-    also::Matrix{Float64}
-    new::Matrix{Float64}
-    noise::Matrix{Float64}
-    relative::Matrix{Float64}
-    dw::Matrix{Float64}
-    dz::Matrix{Float64}
-    chi1::Matrix{Float64}
-    chi2::Matrix{Float64}
-    chi3::Matrix{Float64}
-    inner_bars::Vector{Matrix{Float64}}
-    slope_bars::Vector{Matrix{Float64}}
-    noise_bars::Vector{Matrix{Float64}}
-    new_bar::Matrix{Float64}
-    work::Matrix{Float64}
-    y_bar::Matrix{Float64}
-    y0::Matrix{Float64}
+    # One step: where drift and diffusion are evaluated, what they are there, the part of the error that is noise, the error relative
+    # to the tolerance, the step's end, and its increments with what follows from them.
+    inner::Vector{M}
+    also::M
+    slopes::Vector{M}
+    noises::Vector{M}
+    noise::M
+    relative::M
+    new::M
+    dw::M
+    dz::M
+    chi1::M
+    chi2::M
+    chi3::M
+    inner_bars::Vector{M}
+    also_bars::Vector{M}
+    slope_bars::Vector{M}
+    noise_bars::Vector{M}
+    new_bar::M
+    work::M
+    y0::M
     lengths::Vector{Float64}
-    stack::Vector{NTuple{2, Matrix{Float64}}}
+    stack::Vector{NTuple{2, M}}
     n_times::Int
     at_start::Int
-    record::NoisyRecord
+    record::NoisyRecord{M}
     t0::Float64
     t1::Float64
     count::Int
@@ -117,45 +118,31 @@ function NoisySolve(
         drift::Tape, diffusion::Tape, targets::AbstractVector{Int}, rows::Integer, rtol, atol, max_steps; kinetic = 0.0,
         threaded = nothing,
     )
-    drift.n_states == diffusion.n_states && drift.n_params == diffusion.n_params && allunique(targets) &&
-        all(in(1:drift.n_states), targets) || throw(ArgumentError("drift and diffusion do not fit each other"))
+    check_pair(drift, diffusion, targets)
     return NoisySolve(
         BatchField(drift, rows, 1:drift.n_states, NOISY_STAGES; threaded),
         BatchField(diffusion, rows, targets, NOISY_STAGES; threaded), (rows, drift.n_states), rtol, atol, max_steps; kinetic,
     )
 end
 
+check_pair(drift::Tape, diffusion::Tape, targets) =
+    drift.n_states == diffusion.n_states && drift.n_params == diffusion.n_params && allunique(targets) &&
+    all(in(1:drift.n_states), targets) || throw(ArgumentError("drift and diffusion do not fit each other"))
+
 """
     NoisySolve(drift, diffusion, shape, rtol, atol, max_steps; kinetic = 0.0)
 
 A solve of states of that shape with any two fields; see [`AdaptiveSolve`](@ref).
 """
-function NoisySolve(drift, diffusion, shape::NTuple{2, Int}, rtol, atol, max_steps; kinetic = 0.0)
-    one() = zeros(shape)
+function NoisySolve(drift::F, diffusion::G, shape::NTuple{2, Int}, rtol, atol, max_steps; kinetic = 0.0) where {F, G}
+    one() = blank(drift, shape)
     many() = [one() for _ in 1:NOISY_STAGES]
-    return NoisySolve(
-        drift, diffusion, rtol, atol, max_steps, kinetic, many(), many(), many(), one(), one(), one(), one(), one(), one(), one(),
-        one(), one(), many(), many(), many(), one(), one(), one(), one(), zeros(WAITING), [(one(), one()) for _ in 1:WAITING], 0, 0,
-        NoisyRecord(), 0.0, 1.0, 0, 0, 0.0, false, false,
+    M = typeof(one())
+    return NoisySolve{F, G, M}(
+        drift, diffusion, rtol, atol, max_steps, kinetic, many(), one(), many(), many(), one(), one(), one(), one(), one(), one(),
+        one(), one(), many(), many(), many(), many(), one(), one(), one(), zeros(WAITING), [(one(), one()) for _ in 1:WAITING], 0, 0,
+        NoisyRecord{M}(), 0.0, 1.0, 0, 0, 0.0, false, false,
     )
-end
-
-"`out += sum(weights .* values)`, of the first `count`"
-function add_combination!(
-        out::Matrix{Float64}, factor::Float64, weights::AbstractVector{Float64}, values::Vector{Matrix{Float64}}, count::Int,
-    )
-    for j in 1:count
-        weights[j] == 0 || add!(out, factor * weights[j], values[j])
-    end
-    return out
-end
-
-"`out += weight * factors .* x`"
-function add_product!(out::Matrix{Float64}, weight::Float64, factors::Matrix{Float64}, x::Matrix{Float64})
-    @inbounds @simd ivdep for k in eachindex(out, factors, x)
-        out[k] += weight * factors[k] * x[k]
-    end
-    return out
 end
 
 """
@@ -165,50 +152,52 @@ One step from `s.inner[1]` with the increments `s.dw` and `s.dz` to `s.new`. Ret
 stiffness estimate and the integral.
 """
 function take_step!(s::NoisySolve, t::Float64, h::Float64, keep::Bool)
+    take_stages!(s, t, h, keep)
+    error, apart, spread, speed = step_norms(s)
+    return error, ratio(spread, apart) / SOSRI.stability, h * s.kinetic * speed
+end
+
+"All stages of a step, where it comes to, and its error."
+function take_stages!(s::NoisySolve, t::Float64, h::Float64, keep::Bool)
     y, f, g, m = s.inner[1], s.slopes, s.noises, SOSRI
-    root = sqrt(h)
-    @inbounds @simd ivdep for k in eachindex(y)
-        w = s.dw[k]
-        s.chi1[k] = (w^2 - h) / (2 * root)
-        s.chi2[k] = 0.5 * (w + s.dz[k] / sqrt(3.0))
-        s.chi3[k] = (w^3 - 3 * w * h) / (6 * h)
-    end
+    integrate_noise!(s, h)
     slope!(f[1], s.drift, 1, t, y)
     slope!(g[1], s.diffusion, 1, t, y)
     for i in 2:NOISY_STAGES
-        at = copyto!(s.inner[i], y)
-        add_combination!(at, h, view(m.A0, i, :), f, i - 1)
-        also = copyto!(s.also, y)
-        add_combination!(also, h, view(m.A1, i, :), f, i - 1)
-        add_combination!(also, root, view(m.B1, i, :), g, i - 1)
-        for j in 1:(i - 1)
-            add_product!(at, m.B0[i, j], s.chi2, g[j])
-        end
+        before = 1:(i - 1)
+        at = weighted_sum!(s.inner[i], y, h, view(m.A0, i, before), view(f, before))
+        add_products!(at, s.chi2, view(m.B0, i, before), view(g, before))
+        also = weighted_sum!(s.also, y, h, view(m.A1, i, before), view(f, before))
+        add_combination!(also, sqrt(h), view(m.B1, i, before), view(g, before))
         stage = keep ? i : 1
         slope!(f[i], s.drift, stage, t + m.c0[i] * h, at)
         slope!(g[i], s.diffusion, stage, t + m.c1[i] * h, also)
     end
     fill!(s.noise, 0.0)
-    for j in 1:NOISY_STAGES
-        add_product!(s.noise, m.β3[j], s.chi2, g[j])
-        add_product!(s.noise, m.β4[j], s.chi3, g[j])
-    end
-    new = copyto!(s.new, y)
-    add_combination!(new, h, m.α, f, NOISY_STAGES)
+    add_products!(s.noise, s.chi2, m.β3, g)
+    add_products!(s.noise, s.chi3, m.β4, g)
+    new = weighted_sum!(s.new, y, h, m.α, f)
     add!(new, 1.0, s.noise)
-    for j in 1:NOISY_STAGES
-        add_product!(new, m.β1[j], s.dw, g[j])
-        add_product!(new, m.β2[j], s.chi1, g[j])
-    end
-    fill!(s.relative, 0.0)
-    add_combination!(s.relative, h * m.δ, m.smooth, f, NOISY_STAGES)
-    @inbounds @simd ivdep for k in eachindex(y)
-        s.relative[k] = (s.relative[k] + s.noise[k]) / (s.atol + s.rtol * max(abs(y[k]), abs(new[k])))
-    end
-    apart, spread = root_mean_square_apart(s.inner[4], s.inner[3]), root_mean_square_apart(f[4], f[3])
-    integral = s.kinetic == 0 ? 0.0 : h * s.kinetic * root_mean_square(f[1])^2
-    return root_mean_square(s.relative), ratio(spread, apart) / m.stability, integral
+    add_products!(new, s.dw, m.β1, g)
+    add_products!(new, s.chi1, m.β2, g)
+    error = weighted_sum!(s.relative, s.noise, h * m.δ, m.smooth, f)
+    relative_to!(s.relative, error, y, new, s.rtol, s.atol)
+    return nothing
 end
+
+"The iterated integrals of the Brownian motion over a step, divided by powers of its size."
+function integrate_noise!(s::NoisySolve, h::Float64)
+    T = eltype(s.dw)
+    size, root, both = T(h), T(sqrt(h)), T(sqrt(3.0))
+    @. s.chi1 = (s.dw^2 - size) / (2 * root)
+    @. s.chi2 = (s.dw + s.dz / both) / 2
+    @. s.chi3 = (s.dw^3 - 3 * s.dw * size) / (6 * size)
+    return nothing
+end
+
+step_end(s::NoisySolve) = s.new
+
+speeds(s::NoisySolve) = view(s.slopes, 1:1), (1.0,)
 
 """
     solve!(ys, s, p, y0, t0, t1, times, draws; dt = 0.1 * (t1 - t0))
@@ -218,8 +207,8 @@ Solve from `t0` to `t1 > t0`; steps end at the ascending `times`, where the solu
 `s.wants_draws` says so.
 """
 function solve!(
-        ys::AbstractArray{Float64, 3}, s::NoisySolve, p::AbstractVector, y0::AbstractMatrix, t0::Float64, t1::Float64,
-        times::AbstractVector, draws::AbstractArray{Float64, 4}; dt::Float64 = 0.1 * (t1 - t0),
+        ys::AbstractArray{<:Real, 3}, s::NoisySolve, p::AbstractVector, y0::AbstractMatrix, t0::Float64, t1::Float64,
+        times::AbstractVector, draws::AbstractArray{<:Real, 4}; dt::Float64 = 0.1 * (t1 - t0),
     )
     prepare!(s.drift, p)
     prepare!(s.diffusion, p)
@@ -245,7 +234,7 @@ function solve!(
         asked = t + 1.0001 * wanted >= stop ? stop - t : wanted
         h, waiting = take_increment!(s, asked, waiting, draws)
         error, stiffness, integral = take_step!(s, t, h, false)
-        finite = isfinite(error) && all_finite(s.new)
+        finite = is_finite(s, error)
         finite || (error = Inf)
         keep = error <= 1
         factor = !finite ? 0.2 : error > 1e-12 ? SAFETY * error^(-1 / SOSRI.order) : 5.0
@@ -277,11 +266,11 @@ end
 final_state(s::NoisySolve) = s.inner[1]
 
 "The increments of the next step, in `s.dw` and `s.dz`: what waits goes first, whole or split. Returns its size, and what waits."
-function take_increment!(s::NoisySolve, asked::Float64, waiting::Int, draws::AbstractArray{Float64, 4})
-    pair, number = (s.dw, s.dz), s.attempts + 1
+function take_increment!(s::NoisySolve, asked::Float64, waiting::Int, draws::AbstractArray{<:Real, 4})
+    T, pair, number = eltype(s.dw), (s.dw, s.dz), s.attempts + 1
     if waiting == 0
-        for (c, increment) in enumerate(pair), k in axes(draws, 2), i in axes(draws, 1)
-            increment[i, k] = sqrt(asked) * draws[i, k, c, number]
+        for (c, increment) in enumerate(pair)
+            increment .= T(sqrt(asked)) .* view(draws, :, :, c, number)
         end
         return asked, 0
     end
@@ -291,14 +280,11 @@ function take_increment!(s::NoisySolve, asked::Float64, waiting::Int, draws::Abs
         copyto!(s.dz, pieces[2])
         return whole, waiting - 1
     end
-    q = asked / whole
-    spread = sqrt(max(q * (1 - q) * whole, 0.0))
-    for c in 1:2
-        increment, piece = pair[c], pieces[c]
-        for k in axes(draws, 2), i in axes(draws, 1)
-            increment[i, k] = q * piece[i, k] + spread * draws[i, k, c, number]
-            piece[i, k] -= increment[i, k]
-        end
+    share = asked / whole
+    part, spread = T(share), T(sqrt(max(share * (1 - share) * whole, 0.0)))
+    for (c, increment) in enumerate(pair)
+        increment .= part .* pieces[c] .+ spread .* view(draws, :, :, c, number)
+        pieces[c] .-= increment
     end
     s.lengths[waiting] = whole - asked
     return asked, waiting
@@ -321,133 +307,4 @@ function write!(s::NoisySolve, t, h, saves, error, stiffness)
     copyto!(r.dw[k], s.dw)
     copyto!(r.dz[k], s.dz)
     return nothing
-end
-
-"""
-    pull_step!(s, h, error, stiffness, error_bar, stiffness_bar, integral_bar)
-
-Go back through the step that `take_step!` has just taken with values kept, from the adjoint `s.new_bar`; that of the step's beginning
-is then in `s.inner_bars[1]`.
-"""
-function pull_step!(
-        s::NoisySolve, h::Float64, error::Float64, stiffness::Float64, error_bar::Float64, stiffness_bar::Float64,
-        integral_bar::Float64,
-    )
-    m, y, new, f, g, n = SOSRI, s.inner[1], s.new, s.slopes, s.noises, length(s.new)
-    y_bar, z_bars, f_bars, g_bars, new_bar, noise_bar = s.inner_bars[1], s.inner_bars, s.slope_bars, s.noise_bars, s.new_bar, s.work
-    for bars in (z_bars, f_bars, g_bars), bar in bars
-        fill!(bar, 0.0)
-    end
-    fill!(noise_bar, 0.0)
-    if error_bar != 0 && error > 0
-        factor = error_bar / (n * error)
-        pull_scaled!(noise_bar, y_bar, new_bar, factor, s.relative, y, new, s.rtol, s.atol)
-        for j in 1:NOISY_STAGES
-            add!(f_bars[j], h * m.δ * m.smooth[j], noise_bar)
-        end
-    end
-    add!(noise_bar, 1.0, new_bar)
-    add!(y_bar, 1.0, new_bar)
-    for j in 1:NOISY_STAGES
-        add!(f_bars[j], h * m.α[j], new_bar)
-        add_product!(g_bars[j], m.β1[j], s.dw, new_bar)
-        add_product!(g_bars[j], m.β2[j], s.chi1, new_bar)
-        add_product!(g_bars[j], m.β3[j], s.chi2, noise_bar)
-        add_product!(g_bars[j], m.β4[j], s.chi3, noise_bar)
-    end
-    if stiffness_bar != 0
-        apart, spread = root_mean_square_apart(s.inner[4], s.inner[3]), root_mean_square_apart(f[4], f[3])
-        add_difference!(f_bars[4], f_bars[3], ratio(ratio(stiffness_bar / m.stability, apart), n * spread), f[4], f[3])
-        add_difference!(z_bars[4], z_bars[3], -ratio(stiffness_bar * stiffness, n * apart^2), s.inner[4], s.inner[3])
-    end
-    integral_bar == 0 || s.kinetic == 0 || add!(f_bars[1], integral_bar * h * s.kinetic * 2 / n, f[1])
-    also_bar, root = s.also, sqrt(h)
-    for i in NOISY_STAGES:-1:2
-        fill!(also_bar, 0.0)
-        pull_slope!(also_bar, s.diffusion, i, g_bars[i])
-        pull_slope!(z_bars[i], s.drift, i, f_bars[i])
-        add!(y_bar, 1.0, also_bar)
-        add!(y_bar, 1.0, z_bars[i])
-        for j in 1:(i - 1)
-            add!(f_bars[j], h * m.A1[i, j], also_bar)
-            add!(f_bars[j], h * m.A0[i, j], z_bars[i])
-            add!(g_bars[j], root * m.B1[i, j], also_bar)
-            add_product!(g_bars[j], m.B0[i, j], s.chi2, z_bars[i])
-        end
-    end
-    pull_slope!(y_bar, s.drift, 1, f_bars[1])
-    pull_slope!(y_bar, s.diffusion, 1, g_bars[1])
-    return nothing
-end
-
-"""
-    pull!(y0_bar, s, ys_bar, y1_bar, error_bar, stiffness_bar, integral_bar)
-
-From derivatives by the results of the last `solve!` to those by the initial state; those by parameters wait for
-`parameter_bars!`.
-"""
-function pull!(
-        y0_bar::AbstractMatrix, s::NoisySolve, ys_bar::AbstractArray{Float64, 3}, y1_bar::AbstractMatrix,
-        error_bar::AbstractVector, stiffness_bar::AbstractVector, integral_bar::Float64,
-    )
-    r = s.record
-    clear!(s.drift)
-    clear!(s.diffusion)
-    copyto!(s.new_bar, y1_bar)
-    for i in s.count:-1:1
-        if r.saves[i] > 0
-            copyto!(s.work, view(ys_bar, :, :, r.saves[i]))
-            add!(s.new_bar, 1.0, s.work)
-        end
-        copyto!(s.inner[1], r.y[i])
-        copyto!(s.dw, r.dw[i])
-        copyto!(s.dz, r.dz[i])
-        error, stiffness, _ = take_step!(s, r.t[i], r.h[i], true)
-        pull_step!(s, r.h[i], error, stiffness, error_bar[i], stiffness_bar[i], integral_bar)
-        copyto!(s.new_bar, s.inner_bars[1])
-    end
-    for j in 1:s.at_start
-        copyto!(s.work, view(ys_bar, :, :, j))
-        add!(s.new_bar, 1.0, s.work)
-    end
-    copyto!(y0_bar, s.new_bar)
-    return nothing
-end
-
-function parameter_bars!(p_bar::AbstractVector, s::NoisySolve)
-    parameter_bars!(p_bar, s.drift)
-    return parameter_bars!(p_bar, s.diffusion)
-end
-
-"""
-    local_estimate!(s, uniform, where, y1, draw, error_bar, stiffness_bar)
-
-As for an [`AdaptiveSolve`](@ref), with new noise: `draw`, of shape `(rows, n_states, 2)`, are normal random numbers. `y1` is where
-the solve ended; between the steps the state is interpolated.
-"""
-function local_estimate!(
-        s::NoisySolve, uniform::Bool, where::Float64, y1::AbstractMatrix, draw::AbstractArray{Float64, 3}, error_bar::Float64,
-        stiffness_bar::Float64,
-    )
-    r = s.record
-    i, time = 1, where
-    if uniform
-        for k in 1:s.count
-            r.t[k] <= time && (i = k)
-        end
-        after = i < s.count ? r.y[i + 1] : y1
-        part = (time - r.t[i]) / (r.h[i] > 0 ? r.h[i] : 1.0)
-        @. s.inner[1] = r.y[i] + part * (after - r.y[i])
-    else
-        i = Int(where) + 1
-        time = r.t[i]
-        copyto!(s.inner[1], r.y[i])
-    end
-    size = max(min(r.h[i], s.t1 - time), 1e-3 * (s.t1 - s.t0))
-    @. s.dw = sqrt(size) * $view(draw, :, :, 1)
-    @. s.dz = sqrt(size) * $view(draw, :, :, 2)
-    error, stiffness, _ = take_step!(s, time, size, true)
-    fill!(s.new_bar, 0.0)
-    pull_step!(s, size, error, stiffness, error_bar * size, stiffness_bar, 0.0)
-    return error * size, stiffness
 end

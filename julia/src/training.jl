@@ -39,18 +39,32 @@ function set_integrand_at!(s::AdaptiveSolve, weights::Int, noise::Int)
     return set!(g, array_at(weights, length(g.weights)), array_at(noise, s.field.rows, s.field.tape.n_states))
 end
 
+# Arrays of Python are where a solve on a CPU has its own; one on a device has copies of them, in its precision.
+
+"Numbers of Python for a solve."
+sent(::HostSolve, numbers::Array) = numbers
+
+"An array that a solve writes, for the numbers of `host`."
+found_in(::HostSolve, host::Array) = host
+
+"Write what a solve has found to an array of Python."
+fetched!(host::Array{Float64, N}, found::Array{Float64, N}) where {N} = found === host ? host : copyto!(host, found)
+
 "See [`solve!`](@ref); returns what there is to know but for arrays. `y1` is written, too."
 function solve_at!(
         s::AdaptiveSolve, p::Int, y0::Int, start::Int, span::Int, t0::Float64, t1::Float64, times::Int, n_times::Int, ys::Int,
         y1::Int, kinetic::Float64,
     )
-    n = s.field.tape.n_states
+    rows, n = size(s.y0)
+    along = array_at(ys, rows, n, n_times)
     s.kinetic = kinetic
+    found = found_in(s, along)
     solve!(
-        array_at(ys, s.field.rows, n, n_times), s, array_at(p, s.field.tape.n_params), array_at(y0, s.field.rows, n), array_at(start, s.field.rows),
-        array_at(span, s.field.rows), t0, t1, array_at(times, n_times),
+        found, s, array_at(p, n_params(s)), sent(s, array_at(y0, rows, n)), array_at(start, rows), array_at(span, rows), t0, t1,
+        array_at(times, n_times),
     )
-    copyto!(array_at(y1, s.field.rows, n), final_state(s))
+    fetched!(along, found)
+    fetched!(array_at(y1, rows, n), final_state(s))
     return s.success, s.count, s.n_steps, s.n_rejected, s.n_rhs, s.integral
 end
 
@@ -65,17 +79,23 @@ end
 
 "See [`pull!`](@ref); `estimates_bar` has the shape of `write_estimates!`."
 function pull_at!(s::AdaptiveSolve, y0_bar::Int, ys_bar::Int, y1_bar::Int, estimates_bar::Int, integral_bar::Float64)
-    n, estimates = s.field.tape.n_states, array_at(estimates_bar, s.count, 3)
+    (rows, n), estimates = size(s.y0), array_at(estimates_bar, s.count, 3)
+    by_start = array_at(y0_bar, rows, n)
+    found = found_in(s, by_start)
     pull!(
-        array_at(y0_bar, s.field.rows, n), s, array_at(ys_bar, s.field.rows, n, length(s.times)), array_at(y1_bar, s.field.rows, n),
-        view(estimates, :, 1), view(estimates, :, 2), view(estimates, :, 3), integral_bar,
+        found, s, sent(s, array_at(ys_bar, rows, n, length(s.times))), sent(s, array_at(y1_bar, rows, n)), view(estimates, :, 1),
+        view(estimates, :, 2), view(estimates, :, 3), integral_bar,
     )
+    fetched!(by_start, found)
     return nothing
 end
 
+n_params(s::AdaptiveSolve) = n_params(s.field)
+n_params(s::NoisySolve) = n_params(s.drift)
+
 "Add the derivatives by the parameters to `p_bar`."
-function pull_parameters_at!(s::AdaptiveSolve, p_bar::Int)
-    parameter_bars!(array_at(p_bar, s.field.tape.n_params), s)
+function pull_parameters_at!(s::BatchSolve, p_bar::Int)
+    parameter_bars!(array_at(p_bar, n_params(s)), s)
     return nothing
 end
 
@@ -146,26 +166,28 @@ function pull_observed_at!(
     return nothing
 end
 
+read_targets(diffusion::Tape, targets::Int) = integers(targets, length(diffusion.outputs)) .+ 1
+
 "`targets` are the zero-based states that noise moves, in the order of the outputs of `diffusion`."
 noisy_solve(
     drift::Tape, diffusion::Tape, targets::Int, rows::Int, rtol::Float64, atol::Float64, max_steps::Int,
-) = NoisySolve(drift, diffusion, integers(targets, length(diffusion.outputs)) .+ 1, rows, rtol, atol, max_steps)
-
-n_states(s::NoisySolve) = s.drift.tape.n_states
-n_params(s::NoisySolve) = s.drift.tape.n_params
+) = NoisySolve(drift, diffusion, read_targets(diffusion, targets), rows, rtol, atol, max_steps)
 
 "See [`solve!`](@ref); returns what there is to know but for arrays, last of all whether there were too few random numbers."
 function solve_noisy_at!(
         s::NoisySolve, p::Int, y0::Int, t0::Float64, t1::Float64, times::Int, n_times::Int, draws::Int, n_draws::Int, ys::Int,
         y1::Int, kinetic::Float64,
     )
-    rows, n = s.drift.rows, n_states(s)
+    rows, n = size(s.y0)
+    along = array_at(ys, rows, n, n_times)
     s.kinetic = kinetic
+    found = found_in(s, along)
     solve!(
-        array_at(ys, rows, n, n_times), s, array_at(p, n_params(s)), array_at(y0, rows, n), t0, t1, array_at(times, n_times),
-        array_at(draws, rows, n, 2, n_draws),
+        found, s, array_at(p, n_params(s)), sent(s, array_at(y0, rows, n)), t0, t1, array_at(times, n_times),
+        sent(s, array_at(draws, rows, n, 2, n_draws)),
     )
-    copyto!(array_at(y1, rows, n), final_state(s))
+    fetched!(along, found)
+    fetched!(array_at(y1, rows, n), final_state(s))
     return s.success, s.count, s.attempts, NOISY_STAGES * s.attempts, s.integral, s.wants_draws
 end
 
@@ -178,22 +200,21 @@ function write_estimates!(s::NoisySolve, address::Int)
 end
 
 function pull_noisy_at!(s::NoisySolve, y0_bar::Int, ys_bar::Int, y1_bar::Int, estimates_bar::Int, integral_bar::Float64)
-    rows, n, estimates = s.drift.rows, n_states(s), array_at(estimates_bar, s.count, 2)
+    (rows, n), estimates = size(s.y0), array_at(estimates_bar, s.count, 2)
+    by_start = array_at(y0_bar, rows, n)
+    found = found_in(s, by_start)
     pull!(
-        array_at(y0_bar, rows, n), s, array_at(ys_bar, rows, n, s.n_times), array_at(y1_bar, rows, n), view(estimates, :, 1),
+        found, s, sent(s, array_at(ys_bar, rows, n, s.n_times)), sent(s, array_at(y1_bar, rows, n)), view(estimates, :, 1),
         view(estimates, :, 2), integral_bar,
     )
+    fetched!(by_start, found)
     return nothing
 end
 
 function local_noisy_at!(
         s::NoisySolve, uniform::Bool, where::Float64, y1::Int, draw::Int, error_bar::Float64, stiffness_bar::Float64,
     )
-    rows, n = s.drift.rows, n_states(s)
-    return local_estimate!(s, uniform, where, array_at(y1, rows, n), array_at(draw, rows, n, 2), error_bar, stiffness_bar)
-end
-
-function pull_parameters_at!(s::NoisySolve, p_bar::Int)
-    parameter_bars!(array_at(p_bar, n_params(s)), s)
-    return nothing
+    rows, n = size(s.y0)
+    end_state, numbers = sent(s, array_at(y1, rows, n)), sent(s, array_at(draw, rows, n, 2))
+    return local_estimate!(s, uniform, where, end_state, numbers, error_bar, stiffness_bar)
 end

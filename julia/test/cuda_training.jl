@@ -16,6 +16,7 @@ if CUDA.functional()
             @test field_agrees(one, p, y0, start, length, CUDA.CUDABackend(), Float32; rtol = 1e-5)
             @test solve_agrees(one, p, y0, start, length, "BS3", CUDA.CUDABackend(), Float32; rtol = 1e-3)
         end
+        @test noisy_agrees(noisy_tapes(), CUDA.CUDABackend(), Float32; rtol = 1e-3)
     end
 
     @testset "a wide network on a big batch" begin

@@ -13,21 +13,21 @@ near(a, b, rtol) = isapprox(Array(a), Array(b); rtol, atol = rtol)
 "An array of a backend in the precision `T`."
 on(backend, ::Type{T}, numbers) where {T} = PySciML.on_device(backend, T.(numbers))
 
-"All that a field gives, slopes and the adjoints of two evaluations, is that of a CPU's."
+"All that a field gives, slopes and the adjoints of two evaluations, those by time too, is that of a CPU's."
 function field_agrees(one, p, y, start, length, backend, ::Type{T}; rtol) where {T}
     rows, n = size(y)
     k_bar = randn(Xoshiro(7), rows, n)
-    here, there = PySciML.BatchField(one, rows, 1:n, 2), DeviceField(one, rows, 2, backend, T)
+    here, there = PySciML.BatchField(one, rows, 1:n, 2), DeviceField(one, rows, 1:n, 2, backend, T; with_time_bars = true)
     results = map(((here, identity), (there, x -> on(backend, T, x)))) do (field, place)
         k, y_bar, p_bar = place(zeros(rows, n)), place(ones(rows, n)), zeros(one.n_params)
         PySciML.prepare!(field, p, start, length)
         PySciML.clear!(field)
-        for stage in 1:2
+        by_time = map(1:2) do stage
             PySciML.slope!(k, field, stage, 0.3 * stage, place(y))
             PySciML.pull_slope!(y_bar, field, stage, place(k_bar))
         end
         PySciML.parameter_bars!(p_bar, field)
-        (k, y_bar, p_bar)
+        (k, y_bar, p_bar, by_time)
     end
     return all(near(found, wanted, rtol) for (wanted, found) in zip(results...))
 end
@@ -50,17 +50,55 @@ end
 Solutions, estimates and gradients are those of a CPU's solve in as many steps. With a first step `dt` that is not tiny: estimates
 are small differences of large numbers, and those of the tiny step that a solve begins with are rounding.
 """
-function solve_agrees(one, p, y0, start, length, name, backend, ::Type{T}; rtol, dt = 0.3, names = nothing) where {T}
+function solve_agrees(
+        one, p, y0, start, length, name, backend, ::Type{T}; rtol, dt = 0.3, names = nothing, through_steps = false,
+    ) where {T}
     rows, method = size(y0, 1), explicit_method(name)
-    here = AdaptiveSolve(one, method, rows, 1e-2, 1e-3, 200)
-    there = PySciML.device_solve(one, method, rows, 1e-2, 1e-3, 200, backend, T)
+    here = AdaptiveSolve(one, method, rows, 1e-2, 1e-3, 200; through_steps)
+    there = PySciML.device_solve(one, method, rows, 1e-2, 1e-3, 200, backend, T; through_steps)
     here.kinetic = there.kinetic = 0.3
     wanted, n_rhs = results_of(here, p, y0, start, length, identity, dt)
     found, there_n_rhs = results_of(there, p, y0, start, length, x -> on(backend, T, x), dt)
-    wrong = [q for q in something(names, keys(wanted)) if !near(found[q], wanted[q], rtol)]
+    return there.success && n_rhs == there_n_rhs && all_near(found, wanted, something(names, keys(wanted)), rtol, name)
+end
+
+"Whether results are those that are wanted, and which are not."
+function all_near(found, wanted, names, rtol, what)
+    wrong = [q for q in names if !near(found[q], wanted[q], rtol)]
     apart(q) = maximum(abs, Array(found[q]) - wanted[q]) / maximum(abs, wanted[q])
-    isempty(wrong) || @info "not those of the CPU" name [q => apart(q) for q in wrong]
-    return there.success && n_rhs == there_n_rhs && isempty(wrong)
+    isempty(wrong) || @info "not those of the CPU" what [q => apart(q) for q in wrong]
+    return isempty(wrong)
+end
+
+"What a stochastic solve gives, and the derivatives of a sum over it, with a first step that is rejected."
+function noisy_results(s, p, y0, draws, place)
+    ys = place(zeros(size(y0)..., 3))
+    PySciML.solve!(ys, s, p, place(y0), 0.0, 1.0, [0.0, 0.3, 1.0], place(draws); dt = 0.9)
+    r, n = s.record, s.count
+    error, stiffness, h, ends = r.error[1:n], r.stiffness[1:n], r.h[1:n], copy(PySciML.final_state(s))
+    noise = reduce(vcat, Array.(r.dw[1:n]))
+    weights, y0_bar, p_bar = randn(Xoshiro(8), size(ys)), place(zero(y0)), zero(p)
+    PySciML.pull!(y0_bar, s, place(weights), place(ones(size(y0))), 3 .* h, ones(n), 0.5)
+    estimates = map(((true, 0.61), (false, 1.0))) do (uniform, where)
+        collect(PySciML.local_estimate!(s, uniform, where, ends, place(draws[:, :, :, end]), 2.0, 0.7))
+    end
+    PySciML.parameter_bars!(p_bar, s)
+    found = (; ys, ends, noise, error, stiffness, h, integral = [s.integral], y0_bar, p_bar, estimates = reduce(vcat, estimates))
+    return found, s.attempts
+end
+
+"Paths, estimates and gradients of a stochastic solve are those of a CPU's, from the same random numbers in as many attempts."
+function noisy_agrees(model, backend, ::Type{T}; rtol) where {T}
+    drift, diffusion, targets, p, y0, draws = model
+    rows = size(y0, 1)
+    here = PySciML.NoisySolve(drift, diffusion, targets, rows, 1e-3, 1e-3, 200)
+    there = PySciML.device_solve(drift, diffusion, targets, rows, 1e-3, 1e-3, 200, backend, T)
+    here.kinetic = there.kinetic = 0.3
+    wanted, attempts = noisy_results(here, p, y0, draws, identity)
+    found, there_attempts = noisy_results(there, p, y0, draws, x -> on(backend, T, x))
+    rejected = attempts - here.count
+    return there.success && rejected > 0 && attempts == there_attempts &&
+        all_near(found, wanted, keys(wanted), rtol, "with noise")
 end
 
 "Every operation that devices have, in a few tapes: each of an operation's results is the slope of one state."
@@ -103,9 +141,17 @@ function check_device_training(backend, ::Type{T}; rtol) where {T}
         @test field_agrees(one, p, y0, start, length, backend, T; rtol)
         for name in ("Tsit5", "DP5", "BS3")
             @test solve_agrees(one, p, y0, start, length, name, backend, T; rtol)
+            @test solve_agrees(one, p, y0, start, length, name, backend, T; rtol, through_steps = true)
         end
         @test solve_agrees(one, p, y0, start, length, "Tsit5", backend, T; rtol, dt = nothing, names = (:ys, :ends, :integral))
     end
+    # A first step that is rejected, and one that is guessed, whose estimates are not rounding.
+    one, p, y0, start, length = driven()
+    for (name, dt) in (("BS3", 1.5), ("BS3", nothing))
+        @test solve_agrees(one, p, y0, start, length, name, backend, T; rtol = 1e3 * rtol, dt, through_steps = true)
+    end
+    @test noisy_agrees(noisy_tapes(), backend, T; rtol)
+    @test noisy_agrees(plain_noise(), backend, T; rtol)
     one, p = wide(12, 20)
     @test solve_agrees(one, p, randn(Xoshiro(5), 30, 12), zeros(30), ones(30), "Tsit5", backend, T; rtol)
     @test field_agrees(bare(), [0.7], randn(Xoshiro(3), 4, 5), zeros(4), ones(4), backend, T; rtol)

@@ -13,6 +13,7 @@ end
     one, p, y0, start, length = entangled()
     @test field_agrees(one, p, y0, start, length, JLBackend(), Float32; rtol = 1e-5)
     @test solve_agrees(one, p, y0, start, length, "BS3", JLBackend(), Float32; rtol = 1e-3)
+    @test noisy_agrees(noisy_tapes(), JLBackend(), Float32; rtol = 1e-3)
 end
 
 @testset "an end that is not finite is seen in the error" begin
@@ -32,7 +33,7 @@ end
     for code in PySciML.NOT_IN_KERNELS
         name = PySciML.OPERATIONS[code].name
         moving = tape(Any[(:state, 1), (code, (1 for _ in 1:PySciML.pointwise_arity(code))...)], 1, 0, [2])
-        @test_throws "there is no function $name" DeviceField(moving, 2, 1, CPU(), Float64)
+        @test_throws "there is no function $name" DeviceField(moving, 2, 1:1, 1, CPU(), Float64)
     end
     # Of parameters alone they are computed on the CPU.
     fixed = tape(Any[(:state, 1), (:param, 1), (0x34, 2), (:mul, 1, 3)], 1, 1, [4])

@@ -75,3 +75,30 @@ function wide(n, hidden)
     one = tape(nodes, n, size_of(network), inputs .+ (1:n); networks = [network], calls = [(1, k) for k in 1:n])
     return one, randn(Xoshiro(6), one.n_params) ./ sqrt(n)
 end
+
+"Drift and diffusion of a batch of paths (a network, time in both), the states that have noise, and numbers for all of these."
+function noisy_tapes()
+    network = layers([2, 6, 2], :tanh, 2)
+    drift = tape(
+        Any[
+            (:state, 1), (:state, 2), (:join, 1, 2), (:network, 1, 3), (:network, 2, 3), (:time,), (:cos, 6), (:add, 5, 7),
+            (:sub, 4, 1),
+        ], 2, 2 + size_of(network), [9, 8]; networks = [network], calls = [(1, 1), (1, 2)],
+    )
+    # The first state alone has noise: p1 * cos(u1) + p2 * t
+    diffusion = tape(
+        Any[(:state, 1), (:cos, 1), (:param, 1), (:mul, 3, 2), (:param, 2), (:time,), (:mul, 5, 6), (:add, 4, 7)], 2,
+        2 + size_of(network), [8],
+    )
+    rng = Xoshiro(7)
+    p = [0.4; 0.2; 0.6 .* randn(rng, size_of(network))]
+    return drift, diffusion, [1], p, randn(rng, 5, 2), randn(rng, 5, 2, 2, 128)
+end
+
+"Noise of all states, in another order: of one it is a constant, of one a parameter; a third of the states moves by itself."
+function plain_noise()
+    drift = tape(Any[(:state, 1), (:state, 2), (:param, 1), (:mul, 3, 1), (:sub, 2, 4)], 3, 2, [4, 5, 2])
+    diffusion = tape(Any[(:const, 0.3), (:param, 2), (:state, 3), (:mul, 2, 3)], 3, 2, [1, 2, 4])
+    rng = Xoshiro(11)
+    return drift, diffusion, [3, 1, 2], [-0.7, 0.4], randn(rng, 6, 3), randn(rng, 6, 3, 2, 128)
+end

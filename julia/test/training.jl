@@ -352,24 +352,11 @@ end
     @test !s.success && s.count == 4
 end
 
-"Drift and diffusion of a batch of paths: a network, time in both."
+"A solve of the paths of `noisy_tapes`."
 function noisy(; kinetic = 0.0)
-    network = layers([2, 6, 2], :tanh, 2)
-    drift = tape(
-        Any[
-            (:state, 1), (:state, 2), (:join, 1, 2), (:network, 1, 3), (:network, 2, 3), (:time,), (:cos, 6), (:add, 5, 7),
-            (:sub, 4, 1),
-        ], 2, 2 + size_of(network), [9, 8]; networks = [network], calls = [(1, 1), (1, 2)],
-    )
-    # The first state alone has noise: p1 * cos(u1) + p2 * t
-    diffusion = tape(
-        Any[(:state, 1), (:cos, 1), (:param, 1), (:mul, 3, 2), (:param, 2), (:time,), (:mul, 5, 6), (:add, 4, 7)], 2,
-        2 + size_of(network), [8],
-    )
-    rng = Xoshiro(7)
-    p = [0.4; 0.2; 0.6 .* randn(rng, size_of(network))]
-    s = PySciML.NoisySolve(drift, diffusion, [1], 5, 1e-3, 1e-3, 200; kinetic)
-    return s, p, randn(rng, 5, 2), randn(rng, 5, 2, 2, 128)
+    drift, diffusion, targets, p, y0, draws = noisy_tapes()
+    s = PySciML.NoisySolve(drift, diffusion, targets, size(y0, 1), 1e-3, 1e-3, 200; kinetic)
+    return s, p, y0, draws
 end
 
 @testset "a stochastic solve: rejections keep the path, and its adjoint is that of the steps taken" begin

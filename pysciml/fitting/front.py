@@ -195,10 +195,10 @@ def fit(
         supported.
     device : str, default "cpu"
         Training. ``"cuda"`` solves and differentiates on an NVIDIA GPU, which pays for many windows and
-        wide networks. With ``engine="julia"`` (``pysciml julia setup --cuda``) states, stages and
-        adjoints stay there for a whole solve; it is for ordinary differential equations with the
-        default adjoint, and for all regularizers but `JacobianNorm`, `TaylorDerivative` of order 2 or
-        more, and ``ErrorEstimate(through_steps=True)``.
+        wide networks, or many paths of a stochastic problem. With ``engine="julia"`` (``pysciml julia
+        setup --cuda``) states, stages and adjoints stay there for a whole solve, and the random numbers
+        of paths are those of the CPU; it is for the default adjoint, and for all regularizers but
+        `JacobianNorm` and `TaylorDerivative` of order 2 or more.
     precision : {"float64", "float32"}
         Training. Of the solves and their derivatives; single precision for ``rtol`` 1e-6 or more.
         With ``engine="julia"`` it needs ``device="cuda"``.

@@ -37,12 +37,15 @@ class JuliaMomentObjective:
     rtol: float
     atol: float
     trajectories: int
+    device: str = "cpu"
+    precision: str = "float64"
 
     def make(self, windows: Windows, fine: int, capacity: int, *, train: bool) -> Loss:
         """See `pysciml.fitting.on_julia.JuliaObjective.make`; there is one window."""
         regularizers = tuple(self.regularizers) if train else ()
         paths, n = self.trajectories, len(self.model.states)
-        solver = NoisyBatchSolve(self.model, paths, self.rtol, self.atol, capacity)
+        place = {"device": self.device, "precision": self.precision}
+        solver = NoisyBatchSolve(self.model, paths, self.rtol, self.atol, capacity, **place)
         begin, length = float(windows.start[0]), float(windows.length[0])
         times = begin + length * windows.times
         span = begin, begin + length

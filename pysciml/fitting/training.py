@@ -111,7 +111,7 @@ def _check_julia(problem: Problem, options: TrainingOptions) -> None:
     check_regularizers(problem.system.model, options.regularizers)
     get("julia")
     if options.device != "cpu":
-        check_for_device(options, problem.system.model.kind == "sde")
+        check_for_device(options)
     check_device(problem.system.model, options.device, options.precision)
 
 
@@ -184,7 +184,9 @@ class _Training:
             if self.on_julia:
                 from pysciml.fitting import moments_on_julia
 
-                return moments_on_julia.JuliaMomentObjective(*shared, o.rtol, o.atol, o.trajectories)
+                return moments_on_julia.JuliaMomentObjective(
+                    *shared, o.rtol, o.atol, o.trajectories, o.device, o.precision
+                )
             return moments.MomentObjective(*shared, o.rtol, o.atol, o.trajectories)
         if self.on_julia:
             from pysciml.fitting import on_julia

@@ -76,6 +76,9 @@ def test_functions_that_a_gpu_has_not_are_refused_by_name():
     special = ps.Problem(ps.System([ps.Eq(ps.D(x), -sp.gamma(x + 1) + nn(x))]), {x: 1.0}, (0, 2))
     with pytest.raises(ps.UnsupportedError, match="no function gamma"):
         ps.fit(special, data(), ["nn"], engine="julia", device="cuda")
+    special = ps.Problem(ps.System([ps.Eq(ps.D(x), nn(x) + sp.gamma(x + 1) * ps.brownian("w"))]), {x: 1.0}, (0, 2))
+    with pytest.raises(ps.UnsupportedError, match="no function gamma"):
+        ps.fit(special, data().expand_dims(trajectory=2), ["nn"], engine="julia", device="cuda")
 
 
 @pytest.mark.julia
@@ -85,7 +88,6 @@ def test_functions_that_a_gpu_has_not_are_refused_by_name():
     [
         ({"regularize": ps.JacobianNorm(0.1)}, "JacobianNorm"),
         ({"regularize": ps.TaylorDerivative(2, 0.1)}, "TaylorDerivative"),
-        ({"regularize": ps.ErrorEstimate(0.1, through_steps=True)}, "through_steps=True"),
     ],
 )
 def test_what_julia_trains_on_a_cpu_alone_is_refused_by_name(options, named):

@@ -34,12 +34,13 @@ function PySciML.gather!(out, gather::DeviceGather, rules, bars, values, k_bar, 
     return nothing
 end
 
-@kernel function outputs_kernel!(k, @Const(values), @Const(columns), @Const(span))
+@kernel function outputs_kernel!(k, @Const(targets), @Const(values), @Const(columns), @Const(span))
     i, j = @index(Global, NTuple)
-    @inbounds k[i, j] = span[i] * values[i, columns[j]]
+    @inbounds k[i, targets[j]] = span[i] * values[i, columns[j]]
 end
 
-function PySciML.take_outputs!(k, values, columns, length)
-    outputs_kernel!(get_backend(values), MEMBERS)(k, values, columns, length; ndrange = size(k))
+function PySciML.take_outputs!(k, targets, values, columns, length)
+    isempty(targets) && return nothing
+    outputs_kernel!(get_backend(values), MEMBERS)(k, targets, values, columns, length; ndrange = (size(k, 1), size(targets, 1)))
     return nothing
 end

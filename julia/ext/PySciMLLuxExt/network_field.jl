@@ -23,7 +23,7 @@ end
 
 apply(model, x, ps, st) = first(Lux.apply(model, x, ps, st))
 
-PySciML.prepare!(::NetworkField, p) = nothing
+PySciML.prepare!(::NetworkField, p::AbstractVector) = nothing
 PySciML.prepare!(::NetworkField, p, start, length) = nothing
 PySciML.n_params(field::NetworkField) = length(field.ps_bar)
 

@@ -45,7 +45,8 @@ def check_device(model: Model, device: str, precision: str) -> None:
             f"training with engine='julia': {what}; it runs on device='cpu', and in both precisions on device='cuda'",
             engine="julia",
         )
-    missing = sorted(model.graph.used_ops(("rhs",)) & _NOT_ON_DEVICES)
+    parts = ("rhs", "diffusion") if model.kind == "sde" else ("rhs",)
+    missing = sorted(model.graph.used_ops(parts) & _NOT_ON_DEVICES)
     if missing:
         names = ", ".join(ops.OPS[code].name for code in missing)
         raise UnsupportedError(
@@ -125,7 +126,7 @@ class BatchSolve(_Solve):
     dense : bool
         Whether the solution is kept between the steps, too.
     device, precision : str
-        Elsewhere than on the CPU neither ``through_steps`` nor ``integrand`` nor ``dense``; see `check_device`.
+        Elsewhere than on the CPU neither ``integrand`` nor ``dense``; see `check_device`.
     """
 
     def __init__(
@@ -148,10 +149,9 @@ class BatchSolve(_Solve):
             along = None if integrand is None else send_tape(integrand, ("integrand",))
             handle = bridge.julia().adaptive_solve(*how, through_steps, along, dense)
         else:
-            assert not through_steps
             assert integrand is None
             assert not dense
-            handle = bridge.julia().device_solve(*how, device, precision)
+            handle = bridge.julia().device_solve(*how, through_steps, device, precision)
         super().__init__(handle)
         self._n, self._members = len(model.states), members
 
@@ -330,20 +330,27 @@ class NoisyBatchSolve(_Solve):
     paths : int
     rtol, atol : float
     max_steps : int
+    device, precision : str
+        See `check_device`. Random numbers are given in double precision, and are the same everywhere.
     """
 
-    def __init__(self, model: Model, paths: int, rtol: float, atol: float, max_steps: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        paths: int,
+        rtol: float,
+        atol: float,
+        max_steps: int,
+        *,
+        device: str = "cpu",
+        precision: str = "float64",
+    ) -> None:
         targets = whole(model.diffusion_rows)
+        tapes = send_tape(model.graph, ("rhs",)), send_tape(model.graph, ("diffusion",))
+        how = *tapes, address(targets), paths, float(rtol), float(atol), int(max_steps)
+        julia = bridge.julia()
         super().__init__(
-            bridge.julia().noisy_solve(
-                send_tape(model.graph, ("rhs",)),
-                send_tape(model.graph, ("diffusion",)),
-                address(targets),
-                paths,
-                float(rtol),
-                float(atol),
-                int(max_steps),
-            )
+            julia.noisy_solve(*how) if device == "cpu" else julia.device_solve(*how, device, precision),
         )
         self._n, self._paths = len(model.states), paths
 
