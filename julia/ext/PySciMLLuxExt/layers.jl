@@ -55,8 +55,6 @@ function PySciML.NeuralSDE(
     for r in setting.regularize
         r isa PySciML.TaylorDerivative &&
             throw(ArgumentError("TaylorDerivative: the paths of a stochastic equation have no derivatives"))
-        r isa PySciML.JacobianNorm &&
-            throw(ArgumentError("JacobianNorm: this NeuralSDE has it not, that of JAX has, and so has NeuralODE"))
     end
     return NeuralSDELayer(drift, diffusion, setting)
 end
@@ -111,7 +109,7 @@ end
 
 "The normal random numbers of a regularizer: a new path's, or a direction."
 noise(::NeuralSDELayer, regularizer, rng, shape) = randn(rng, shape..., 2)
-noise(::NeuralODELayer, ::PySciML.JacobianNorm, rng, shape) = randn(rng, shape...)
+noise(::Layer, ::PySciML.JacobianNorm, rng, shape) = randn(rng, shape...)
 noise(::NeuralODELayer, regularizer, rng, shape) = nothing
 
 "Output times, of which the end moves with the end, checked."
