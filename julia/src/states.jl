@@ -42,39 +42,67 @@ function add!(out::Matrix{Float64}, factor::Float64, x::Matrix{Float64})
     return out
 end
 
+const ONES = ones(16)
+
 "`out += sum(xs)`"
-function add_sum!(out::Matrix{Float64}, xs)
-    for x in xs
-        add!(out, 1.0, x)
+add_sum!(out::Matrix{Float64}, xs) = weighted_sum!(out, out, 1.0, ONES, xs)
+
+"`out += factor * sum(weights .* xs)`"
+add_combination!(out::Matrix{Float64}, factor::Float64, weights, xs) = weighted_sum!(out, out, factor, weights, xs)
+
+"`out = start + factor * sum(weights .* xs)`; several of `xs` are added in one pass through memory."
+function weighted_sum!(out::Matrix{Float64}, start::Matrix{Float64}, factor::Float64, weights, xs)
+    from, n, k = start, length(xs), 1
+    n == 0 && out !== start && copyto!(out, start)
+    while k <= n
+        w(i) = factor * weights[i]
+        if k + 3 <= n
+            add_pass!(out, from, (w(k), w(k + 1), w(k + 2), w(k + 3)), (xs[k], xs[k + 1], xs[k + 2], xs[k + 3]))
+            k += 4
+        elseif k + 1 <= n
+            add_pass!(out, from, (w(k), w(k + 1)), (xs[k], xs[k + 1]))
+            k += 2
+        else
+            add_pass!(out, from, (w(k),), (xs[k],))
+            k += 1
+        end
+        from = out
     end
     return out
 end
 
-"`out += factor * sum(weights .* xs)`"
-function add_combination!(out::Matrix{Float64}, factor::Float64, weights, xs)
-    for (weight, x) in zip(weights, xs)
-        weight == 0 || add!(out, factor * weight, x)
+function add_pass!(out::Matrix{Float64}, from::Matrix{Float64}, weights::NTuple{N}, xs::NTuple{N, Matrix{Float64}}) where {N}
+    @inbounds @simd ivdep for k in eachindex(out, from, xs...)
+        out[k] = from[k] + weighted(weights, xs, k)
     end
     return out
 end
+
+"`sum(weights .* xs)` of one element."
+Base.@propagate_inbounds weighted(weights::Tuple, xs::Tuple, k) =
+    weights[1] * xs[1][k] + weighted(Base.tail(weights), Base.tail(xs), k)
+Base.@propagate_inbounds weighted(weights::Tuple{Float64}, xs::Tuple{Matrix{Float64}}, k) = weights[1] * xs[1][k]
 
 "`out += factors .* sum(weights .* xs)`"
 function add_products!(out::Matrix{Float64}, factors::Matrix{Float64}, weights, xs)
-    for (weight, x) in zip(weights, xs)
-        weight == 0 && continue
-        @inbounds @simd ivdep for k in eachindex(out, factors, x)
-            out[k] += weight * factors[k] * x[k]
+    k, n = 1, length(xs)
+    while k <= n
+        if k < n
+            add_products_pass!(out, factors, (weights[k], weights[k + 1]), (xs[k], xs[k + 1]))
+            k += 2
+        else
+            add_products_pass!(out, factors, (weights[k],), (xs[k],))
+            k += 1
         end
     end
     return out
 end
 
-"`out = start + factor * sum(weights .* xs)`"
-function weighted_sum!(out::Matrix{Float64}, start::Matrix{Float64}, factor::Float64, weights, xs)
-    fill!(out, 0.0)
-    add_combination!(out, 1.0, weights, xs)
-    @inbounds @simd ivdep for k in eachindex(out, start)
-        out[k] = start[k] + factor * out[k]
+function add_products_pass!(
+        out::Matrix{Float64}, factors::Matrix{Float64}, weights::NTuple{N}, xs::NTuple{N, Matrix{Float64}},
+    ) where {N}
+    @inbounds @simd ivdep for k in eachindex(out, factors, xs...)
+        out[k] += factors[k] * weighted(weights, xs, k)
     end
     return out
 end

@@ -109,7 +109,8 @@ end
 
 "The normal random numbers of a regularizer: a new path's, or a direction."
 noise(::NeuralSDELayer, regularizer, rng, shape) = randn(rng, shape..., 2)
-noise(::Layer, ::PySciML.JacobianNorm, rng, shape) = randn(rng, shape...)
+noise(::NeuralODELayer, ::PySciML.JacobianNorm, rng, shape) = randn(rng, shape...)
+noise(::NeuralSDELayer, ::PySciML.JacobianNorm, rng, shape) = randn(rng, shape...)
 noise(::NeuralODELayer, regularizer, rng, shape) = nothing
 
 "Output times, of which the end moves with the end, checked."
