@@ -194,6 +194,15 @@ def main() -> None:
     ours = min(timed(problem, "Tsit5", options)[0] for _ in range(30))
     theirs = by_hand.python_seconds(python_lorenz, problem.u0, problem.p, problem.tspan, 1e-8, 1e-8, 2)
     print(f"lorenz with a right-hand side in Python: {1e3 * theirs:.0f} ms, {theirs / ours:.0f} times ours")
+    traced = by_hand.traced_seconds(python_lorenz, problem.u0, problem.p, problem.tspan, 1e-8, 1e-8, 30)
+    if traced is None:
+        print("the same through ModelingToolkit, as diffeqpy's jit: it is not installed")
+    else:
+        first, theirs = traced
+        print(
+            f"the same through ModelingToolkit, as diffeqpy's jit: {1e3 * theirs:.3f} ms, "
+            f"{theirs / ours:.2f} times ours, after {first:.1f} s the first time"
+        )
     ensembles(by_hand)
     sending()
 

@@ -86,12 +86,39 @@ function ensemble_seconds(static, rhos, tspan, rtol, atol, saveat, n)
     return minimum(@elapsed(run(length(values))) for _ in 1:n)
 end
 
+"The Lorenz equations with a right-hand side in Python."
+python_problem(f, u0, p, tspan) =
+    ODEProblem((du, u, p, t) -> (f(du, u, p, t); nothing), Vector{Float64}(u0), Tuple(tspan), Vector{Float64}(p))
+
 "Seconds of the fastest of `n` solves of the Lorenz equations whose right-hand side is a Python function."
 function python_seconds(f, u0, p, tspan, rtol, atol, n)
-    problem = ODEProblem((du, u, p, t) -> (f(du, u, p, t); nothing), Vector{Float64}(u0), Tuple(tspan), Vector{Float64}(p))
+    problem = python_problem(f, u0, p, tspan)
     run() = solve(problem, Tsit5(); reltol = rtol, abstol = atol)
     run()
     return minimum(@elapsed(run()) for _ in 1:n)
+end
+
+const MODELINGTOOLKIT = Base.PkgId(Base.UUID("961ee093-0014-501f-94e3-6117800e7a78"), "ModelingToolkit")
+
+"""
+The same, traced by ModelingToolkit first, as `jit` of diffeqpy does: seconds of tracing and the first solve, and of the fastest
+of `n` further ones; nothing where ModelingToolkit is not installed.
+"""
+function traced_seconds(f, u0, p, tspan, rtol, atol, n)
+    Base.locate_package(MODELINGTOOLKIT) === nothing && return nothing
+    toolkit = Base.require(MODELINGTOOLKIT)
+    return Base.invokelatest(traced_seconds, toolkit, f, u0, p, tspan, rtol, atol, n)
+end
+
+function traced_seconds(toolkit::Module, f, u0, p, tspan, rtol, atol, n)
+    problem = nothing
+    run() = solve(problem, Tsit5(); reltol = rtol, abstol = atol)
+    first = @elapsed begin
+        system = toolkit.complete(toolkit.modelingtoolkitize(python_problem(f, u0, p, tspan)); split = false)
+        problem = ODEProblem(system, [], Tuple(tspan))
+        run()
+    end
+    return first, minimum(@elapsed(run()) for _ in 1:n)
 end
 
 end

@@ -25,3 +25,6 @@ const GPU = ["CUDA", "DiffEqGPU"]
 
 # Adjoints to train by.
 const SENSITIVITY = ["SciMLSensitivity"]
+
+# Index reduction by its structural simplification.
+const REDUCTION = ["ModelingToolkit"]

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         integral,
         laplacian,
     )
+    from pysciml.reduction import reduce_index
     from pysciml.simplification import simplify
     from pysciml.steady import steady_state
 
@@ -89,6 +90,7 @@ _LAZY = {
         )
     },
     "solve_ensemble": ("pysciml.ensemble", "solve_ensemble"),
+    "reduce_index": ("pysciml.reduction", "reduce_index"),
     "simplify": ("pysciml.simplification", "simplify"),
     "steady_state": ("pysciml.steady", "steady_state"),
     **{
@@ -146,6 +148,7 @@ __all__ = [
     "neural",
     "parameters",
     "plot",
+    "reduce_index",
     "simplify",
     "solve",
     "solve_ensemble",

@@ -141,6 +141,7 @@ def make_parser() -> argparse.ArgumentParser:
     julia.add_argument("what", choices=("setup", "status"), help="install what is missing, or only look")
     julia.add_argument("--cuda", action="store_true", help="also for an NVIDIA GPU")
     julia.add_argument("--sensitivity", action="store_true", help="also SciMLSensitivity's adjoints, for training")
+    julia.add_argument("--modelingtoolkit", action="store_true", help="also ModelingToolkit, for reduce_index")
     julia.add_argument(
         "--sysimage", action="store_true", help="also a system image, for a faster start; needs a C compiler"
     )
@@ -324,7 +325,12 @@ def _run_julia(options: Any) -> int:
     from pysciml.engines.julia.setup import setup, status
 
     if options.what == "setup":
-        setup(cuda=options.cuda, sensitivity=options.sensitivity, sysimage=options.sysimage)
+        setup(
+            cuda=options.cuda,
+            sysimage=options.sysimage,
+            sensitivity=options.sensitivity,
+            modelingtoolkit=options.modelingtoolkit,
+        )
         return OK
     found = status()
     for name in ("executable", "julia", "project", "package", "sysimage"):

@@ -53,6 +53,15 @@ def sensitivity(julia_engine: None) -> None:
         pytest.skip(missing)
 
 
+@pytest.fixture
+def modelingtoolkit(julia_engine: None) -> None:
+    """Julia with ModelingToolkit.jl; skips where that is not installed."""
+    from pysciml.engines.julia import environment
+
+    if missing := environment.lacks("ModelingToolkit", "modelingtoolkit"):
+        pytest.skip(missing)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if JULIA_WANTED:
         return

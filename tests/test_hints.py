@@ -38,6 +38,7 @@ UNKNOWN = {
     "gradient": (lambda **o: ps.gradient(problem, x, **o), {"abstol": "atol"}),
     "steady_state": (lambda **o: ps.steady_state(problem, **o), {"reltol": "rtol"}),
     "simplify": (lambda **o: ps.simplify(decay, **o), {"backend": "engine"}),
+    "reduce_index": (lambda **o: ps.reduce_index(decay, **o), {"backend": "engine"}),
     "assert_solvers_agree": (lambda **o: ps.testing.assert_solvers_agree(problem, **o), {"tol": "rtol"}),
     "discretize": (lambda **o: heat.discretize(**o), {"n": "points", "method": "scheme"}),
     "problem": (lambda **o: grid.problem((0, 1), **o), {"initial": "u0"}),

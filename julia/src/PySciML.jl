@@ -11,8 +11,8 @@ repeat each other), `jacobian.jl`, `noise.jl` and `delays.jl` (what stochastic a
 together), `algorithms.jl` (names to algorithms), `events.jl`, `jumps.jl`, `problems.jl` (models to SciML problems),
 `solve.jl` (bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
 `static.jl` (small models out of place, on static vectors), `device.jl` (the same on a GPU),
-`memory.jl` (arrays from and to Python), `simplify.jl` (the way back from Symbolics), `fields.jl` (partial differential
-equations as loops), `joins.jl` and `device_fields.jl` (those on a GPU), `device_ensembles.jl` (ensembles there as one
+`memory.jl` (arrays from and to Python), `simplify.jl` (the way back from Symbolics), `reduction.jl` (index reduction by
+ModelingToolkit.jl), `fields.jl` (partial differential equations as loops), `joins.jl` and `device_fields.jl` (those on a GPU), `device_ensembles.jl` (ensembles there as one
 system), `modes.jl` (the same by their Fourier modes), `exponential.jl` (a linear part and the rest, for exponential
 methods), `workload.jl` (what is compiled beforehand).
 
@@ -72,6 +72,7 @@ include("ensembles.jl")
 include("device.jl")
 include("memory.jl")
 include("simplify.jl")
+include("reduction.jl")
 include("fields.jl")
 include("joins.jl")
 include("device_fields.jl")
@@ -99,6 +100,7 @@ include("optimizers.jl")
 include("sensitivities.jl")
 include("regularizers.jl")
 include("layers.jl")
+include("modules.jl")
 include("workload.jl")
 
 @compile_workload begin

@@ -39,6 +39,7 @@ const SOLVER_PACKAGES = [
 "Packages that are loaded where a model needs them, beside those with algorithms."
 const OTHER_PACKAGES = [
     "FFTW" => "7a1cc6ca-52ef-59f5-83cd-3a7055c09341",
+    "ModelingToolkit" => "961ee093-0014-501f-94e3-6117800e7a78",
     "Optimisers" => "3bd65402-5787-11e9-1adc-39752487f4e2",
     "SciMLSensitivity" => "1ed8b502-d754-442c-8d5d-10ac956f44a1",
 ]

@@ -38,6 +38,12 @@ function prepare!(g::Integrand, p::AbstractVector, start::AbstractVector, length
     return prepare!(g.field, p, start, length)
 end
 
+"Take these parameters; all members have the same time."
+function prepare!(g::Integrand, p::AbstractVector)
+    fill!(view(g.inputs, :, size(g.inputs, 2)), 1.0)
+    return prepare!(g.field, p)
+end
+
 "The integrand at a stage of a step, whose values are kept as those of the stage `kept`."
 function integrand!(g::Integrand, kept::Int, τ::Float64, y::Matrix{Float64})
     copyto!(g.inputs, 1, y, 1, length(y))

@@ -35,8 +35,8 @@ function NeuralODE end
 
 A Lux layer of the Itô equation `dy = drift(y) dt + diffusion(y) dW`, in which every entry of every sample has its own Brownian
 motion: SOSRI with adaptive steps and rejection sampling with memory. Random numbers come from the layer's state. It is
-differentiated through its steps, and has neither [`TaylorDerivative`](@ref), as paths have no derivatives, nor
-[`JacobianNorm`](@ref). See [`NeuralODE`](@ref).
+differentiated through its steps, and has no [`TaylorDerivative`](@ref), as paths have no derivatives; [`JacobianNorm`](@ref) is
+that of the drift. See [`NeuralODE`](@ref).
 """
 function NeuralSDE end
 

@@ -64,20 +64,21 @@ end
 NoisyRecord{M}() where {M} = NoisyRecord{M}(Float64[], Float64[], Int[], M[], M[], M[], Float64[], Float64[])
 
 """
-    NoisySolve(drift, diffusion, targets, rows, rtol, atol, max_steps; kinetic = 0.0)
+    NoisySolve(drift, diffusion, targets, rows, rtol, atol, max_steps; kinetic = 0.0, integrand = nothing)
 
 A solve of `rows` paths, which are one state with one step size, and buffers for it. Output `k` of the tape `diffusion` is what the
 Brownian motion of state `targets[k]` is multiplied by. A rejected step does not throw its increment away: it is split by a
 Brownian bridge, and the rest waits (Rackauckas & Nie, *Adaptive methods for SDEs via natural embeddings and rejection sampling
 with memory*, DCDS-B 22, 2017). See [`AdaptiveSolve`](@ref) for the rest; the derivative is that of the steps that were taken.
 """
-mutable struct NoisySolve{F, G, M} <: BatchSolve{M}
+mutable struct NoisySolve{F, G, I, M} <: BatchSolve{M}
     drift::F
     diffusion::G
     rtol::Float64
     atol::Float64
     max_steps::Int
     kinetic::Float64
+    integrand::I
     # One step: where drift and diffusion are evaluated, what they are there, the part of the error that is noise, the error relative
     # to the tolerance, the step's end, and its increments with what follows from them.
     inner::Vector{M}
@@ -116,12 +117,13 @@ end
 
 function NoisySolve(
         drift::Tape, diffusion::Tape, targets::AbstractVector{Int}, rows::Integer, rtol, atol, max_steps; kinetic = 0.0,
-        threaded = nothing,
+        threaded = nothing, integrand = nothing,
     )
     check_pair(drift, diffusion, targets)
     return NoisySolve(
         BatchField(drift, rows, 1:drift.n_states, NOISY_STAGES; threaded),
         BatchField(diffusion, rows, targets, NOISY_STAGES; threaded), (rows, drift.n_states), rtol, atol, max_steps; kinetic,
+        integrand = integrand === nothing ? nothing : Integrand(integrand, rows, drift.n_states, 1),
     )
 end
 
@@ -130,16 +132,18 @@ check_pair(drift::Tape, diffusion::Tape, targets) =
     all(in(1:drift.n_states), targets) || throw(ArgumentError("drift and diffusion do not fit each other"))
 
 """
-    NoisySolve(drift, diffusion, shape, rtol, atol, max_steps; kinetic = 0.0)
+    NoisySolve(drift, diffusion, shape, rtol, atol, max_steps; kinetic = 0.0, integrand = nothing)
 
-A solve of states of that shape with any two fields; see [`AdaptiveSolve`](@ref).
+A solve of states of that shape with any two fields, and any integrand; see [`AdaptiveSolve`](@ref).
 """
-function NoisySolve(drift::F, diffusion::G, shape::NTuple{2, Int}, rtol, atol, max_steps; kinetic = 0.0) where {F, G}
+function NoisySolve(
+        drift::F, diffusion::G, shape::NTuple{2, Int}, rtol, atol, max_steps; kinetic = 0.0, integrand::I = nothing,
+    ) where {F, G, I}
     one() = blank(drift, shape)
     many() = [one() for _ in 1:NOISY_STAGES]
     M = typeof(one())
-    return NoisySolve{F, G, M}(
-        drift, diffusion, rtol, atol, max_steps, kinetic, many(), one(), many(), many(), one(), one(), one(), one(), one(), one(),
+    return NoisySolve{F, G, I, M}(
+        drift, diffusion, rtol, atol, max_steps, kinetic, integrand, many(), one(), many(), many(), one(), one(), one(), one(), one(), one(),
         one(), one(), many(), many(), many(), many(), one(), one(), one(), zeros(WAITING), [(one(), one()) for _ in 1:WAITING], 0, 0,
         NoisyRecord{M}(), 0.0, 1.0, 0, 0, 0.0, false, false,
     )
@@ -154,7 +158,9 @@ stiffness estimate and the integral.
 function take_step!(s::NoisySolve, t::Float64, h::Float64, keep::Bool)
     take_stages!(s, t, h, keep)
     error, apart, spread, speed = step_norms(s)
-    return error, ratio(spread, apart) / SOSRI.stability, h * s.kinetic * speed
+    g, along = s.integrand, s.kinetic * speed
+    g === nothing || (along += integrand!(g, 1, t, s.inner[1]))
+    return error, ratio(spread, apart) / SOSRI.stability, h * along
 end
 
 "All stages of a step, where it comes to, and its error."
@@ -212,6 +218,7 @@ function solve!(
     )
     prepare!(s.drift, p)
     prepare!(s.diffusion, p)
+    s.integrand === nothing || prepare!(s.integrand, p)
     foreach(noise -> fill!(noise, 0.0), s.noises)
     s.t0, s.t1, s.n_times = t0, t1, length(times)
     copyto!(s.y0, y0)

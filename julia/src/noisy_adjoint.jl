@@ -3,8 +3,8 @@
 """
     pull_step!(s, h, error, stiffness, error_bar, stiffness_bar, integral_bar)
 
-Go back through the step whose stages were just taken with values kept, from the adjoint `s.new_bar`; that of the step's beginning
-is then in `s.inner_bars[1]`.
+Go back through the step whose stages were just taken with values kept, and what is integrated along it where `integral_bar` is not
+zero, from the adjoint `s.new_bar`; that of the step's beginning is then in `s.inner_bars[1]`.
 """
 function pull_step!(
         s::NoisySolve, h::Float64, error::Float64, stiffness::Float64, error_bar::Float64, stiffness_bar::Float64,
@@ -31,6 +31,7 @@ function pull_step!(
     end
     stiffness_bar == 0 || pull_stiffness!(s, m.stability, stiffness, stiffness_bar)
     integral_bar == 0 || s.kinetic == 0 || add!(f_bars[1], integral_bar * h * s.kinetic * 2 / n, s.slopes[1])
+    integral_bar == 0 || s.integrand === nothing || pull_integrand!(y_bar, s.integrand, 1, integral_bar * h)
     for i in NOISY_STAGES:-1:1
         if i < NOISY_STAGES
             later = (i + 1):NOISY_STAGES # the stages that this one leads to
@@ -57,9 +58,10 @@ function pull!(
         y0_bar::AbstractMatrix, s::NoisySolve, ys_bar::AbstractArray{<:Real, 3}, y1_bar::AbstractMatrix,
         error_bar::AbstractVector, stiffness_bar::AbstractVector, integral_bar::Float64,
     )
-    r = s.record
+    r, g = s.record, s.integrand
     clear!(s.drift)
     clear!(s.diffusion)
+    g === nothing || clear!(g.field)
     copyto!(s.new_bar, y1_bar)
     for i in s.count:-1:1
         if r.saves[i] > 0
@@ -70,6 +72,7 @@ function pull!(
         copyto!(s.dw, r.dw[i])
         copyto!(s.dz, r.dz[i])
         take_stages!(s, r.t[i], r.h[i], true)
+        g === nothing || integrand!(g, 1, r.t[i], s.inner[1])
         pull_step!(s, r.h[i], r.error[i], r.stiffness[i], error_bar[i], stiffness_bar[i], integral_bar)
         copyto!(s.new_bar, s.inner_bars[1])
     end
@@ -83,6 +86,7 @@ end
 
 function parameter_bars!(p_bar::AbstractVector, s::NoisySolve)
     parameter_bars!(p_bar, s.drift)
+    s.integrand === nothing || parameter_bars!(p_bar, s.integrand.field)
     return parameter_bars!(p_bar, s.diffusion)
 end
 

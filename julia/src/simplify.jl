@@ -33,6 +33,12 @@ const CODES = Dict{Any, UInt8}(
     (>) => 62, (>=) => 63, (==) => 64, (!=) => 65, both => 66, either => 67, (!) => 68, select => SELECT, ifelse => SELECT,
 )
 
+"Functions by what they are made of, where their exactness near zero does not count."
+const COMPOSED = Dict{Any, Any}(
+    log1p => x -> log(1 + x), expm1 => x -> exp(x) - 1, exp2 => x -> exp(log(2) * x), cbrt => x -> sign(x) * abs(x)^(1 / 3),
+    abs2 => x -> x * x, inv => x -> 1 / x,
+)
+
 "Writes expressions as nodes, each after those it is made of; equal ones are one node."
 struct Writer
     op::Vector{Int}
@@ -50,8 +56,10 @@ function add!(writer::Writer, code, args = (); constant = 0.0, index = 0)
     return length(writer.op)
 end
 
+Writer() = Writer(Int[], NTuple{3, Int}[], Float64[], Int[], Dict{Any, Int}())
+
 function Writer(symbols::Symbols)
-    writer = Writer(Int[], NTuple{3, Int}[], Float64[], Int[], Dict{Any, Int}())
+    writer = Writer()
     writer.numbers[Symbolics.unwrap(symbols.time)] = add!(writer, TIME)
     for (code, group) in ((STATE, symbols.states), (PARAM, symbols.params)), (index, symbol) in enumerate(group)
         writer.numbers[Symbolics.unwrap(symbol)] = add!(writer, code; index)
@@ -74,6 +82,7 @@ end
 function write_new!(writer::Writer, x)
     x isa SymbolicUtils.BasicSymbolic && SymbolicUtils.iscall(x) || throw(ArgumentError("an expression became $x"))
     f = SymbolicUtils.operation(x)
+    haskey(COMPOSED, f) && return write!(writer, COMPOSED[f](Num(only(SymbolicUtils.arguments(x)))))
     args = Int[write!(writer, argument) for argument in SymbolicUtils.arguments(x)]
     if f === (+) || f === (*)
         return foldl((a, b) -> add!(writer, f === (+) ? 10 : 12, (a, b)), args)
@@ -101,7 +110,14 @@ function rewritten(graph::Graph, outputs, simplifies, expands)
         argument = write!(writer, change(time))
         writer.numbers[Symbolics.unwrap(symbols.history[k])] = add!(writer, HISTORY, (argument,); index = graph.index[node])
     end
-    written = [write!(writer, change(expression)) for expression in trace(graph, nodes, symbols; history, table = SYMBOLIC)]
+    return written!(writer, map(change, trace(graph, nodes, symbols; history, table = SYMBOLIC)))
+end
+
+"Expressions of such symbols as nodes, in the arrays of [`rewritten`](@ref)."
+written(expressions, symbols::Symbols) = written!(Writer(symbols), expressions)
+
+function written!(writer::Writer, expressions)
+    outputs = [write!(writer, expression) for expression in expressions]
     args = Int[operand - 1 for row in writer.args for operand in row]
-    return writer.op, args, writer.constant, writer.index .- 1, written .- 1
+    return writer.op, args, writer.constant, writer.index .- 1, outputs .- 1
 end

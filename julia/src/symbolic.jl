@@ -11,14 +11,11 @@ struct Symbols
     history::Vector{Num}
 end
 
-function Symbols(graph::Graph, n_history::Integer = 0)
+Symbols(graph::Graph, n_history::Integer = 0) = Symbols(graph.n_states, graph.n_params, n_history)
+
+function Symbols(n_states::Integer, n_params::Integer, n_history::Integer = 0)
     many(name, n) = Num[Symbolics.variable(name, i) for i in 1:n]
-    return Symbols(
-        many(:u, graph.n_states),
-        many(:p, graph.n_params),
-        Symbolics.variable(:t),
-        many(:h, n_history),
-    )
+    return Symbols(many(:u, n_states), many(:p, n_params), Symbolics.variable(:t), many(:h, n_history))
 end
 
 """

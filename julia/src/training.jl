@@ -33,10 +33,10 @@ adaptive_solve(
 ) = AdaptiveSolve(tape, explicit_method(method), rows, rtol, atol, max_steps; through_steps, integrand, dense)
 
 "See [`set!`](@ref)."
-function set_integrand_at!(s::AdaptiveSolve, weights::Int, noise::Int)
+function set_integrand_at!(s::BatchSolve, weights::Int, noise::Int)
     g = s.integrand
     g === nothing && throw(ArgumentError("this solve integrates nothing along"))
-    return set!(g, array_at(weights, length(g.weights)), array_at(noise, s.field.rows, s.field.tape.n_states))
+    return set!(g, array_at(weights, length(g.weights)), array_at(noise, size(s.y0)...))
 end
 
 # Arrays of Python are where a solve on a CPU has its own; one on a device has copies of them, in its precision.
@@ -171,7 +171,8 @@ read_targets(diffusion::Tape, targets::Int) = integers(targets, length(diffusion
 "`targets` are the zero-based states that noise moves, in the order of the outputs of `diffusion`."
 noisy_solve(
     drift::Tape, diffusion::Tape, targets::Int, rows::Int, rtol::Float64, atol::Float64, max_steps::Int,
-) = NoisySolve(drift, diffusion, read_targets(diffusion, targets), rows, rtol, atol, max_steps)
+    integrand::Union{Nothing, Tape} = nothing,
+) = NoisySolve(drift, diffusion, read_targets(diffusion, targets), rows, rtol, atol, max_steps; integrand)
 
 "See [`solve!`](@ref); returns what there is to know but for arrays, last of all whether there were too few random numbers."
 function solve_noisy_at!(

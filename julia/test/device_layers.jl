@@ -87,6 +87,9 @@ end
         ps, st = double(layer)
         @test_throws "NeuralODE: $named is not for states in JLArray: regularize by" layer(y0, on_device(ps), st)
     end
+    noisy = NeuralSDE(network(), network(); regularize = JacobianNorm(0.1))
+    ps, st = double(noisy)
+    @test_throws "NeuralSDE: JacobianNorm is not for states in JLArray" noisy(y0, on_device(ps), st)
     layer = NeuralODE(network())
     ps, st = double(layer)
     @test_throws "states are in JLArray and parameters in Array" layer(y0, ps, st)

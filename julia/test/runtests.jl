@@ -601,6 +601,11 @@ Base.find_package("CUDA") === nothing || include("cuda_training.jl")
 end
 
 Base.find_package("Optimisers") === nothing || include("optimizers.jl")
+if Base.find_package("ModelingToolkit") === nothing
+    println("ModelingToolkit is not in this environment: index reduction by it is not tested")
+else
+    include("reduction.jl")
+end
 if Base.find_package("SciMLSensitivity") === nothing
     println("SciMLSensitivity is not in this environment: its adjoints are not tested")
 else

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pysciml.errors import EngineUnavailableError, UnsupportedError
 from pysciml.graph import Graph, Model
+from pysciml.graph.reduction import Reduced, Unreduced
 from pysciml.hints import did_you_mean
 
 Array = npt.NDArray[np.float64]
@@ -229,6 +230,10 @@ class Engine(abc.ABC):
     def simplified(self, graph: Graph, expand: bool) -> Graph:
         """The same outputs of a graph with simpler expressions; ``expand`` multiplies out sums before."""
         raise UnsupportedError(f"the {self.name} engine simplifies no expressions", engine=self.name)
+
+    def index_reduced(self, unreduced: Unreduced, preferred: tuple[int, ...]) -> Reduced:
+        """The same equations with index 1, ``preferred`` unknowns as states if possible; see `pysciml.reduce_index`."""
+        raise UnsupportedError(f"the {self.name} engine reduces no index", engine=self.name)
 
     def devices_for(self, model: Model, *, ensemble: bool = False) -> tuple[str, ...]:
         """The devices that the engine has for a model, or for an ``ensemble`` of it."""

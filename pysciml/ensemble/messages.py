@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import IO, Any, Final
 
 import numpy as np
@@ -76,7 +76,7 @@ def pack_model(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
             "index": model.index,
         },
         "n_params": graph.n_params,
-        "networks": [asdict(network) for network in graph.networks],
+        "networks": [asdict(replace(network, start=None)) for network in graph.networks],
         "calls": [list(call) for call in graph.calls],
         "outputs": list(graph.outputs),
     }

@@ -191,8 +191,7 @@ def fit(
     alg, engine, rtol, atol, max_steps
         As for `solve`. Least squares wants solutions more exact than the data (1e-8, 1e-10);
         training takes 1e-6 for both (1e-2 for stochastic problems), and explicit methods (Tsit5,
-        DP5, BS3; SOSRI). With ``engine="julia"`` networks from Equinox, and `JacobianNorm` of
-        stochastic problems, are not supported.
+        DP5, BS3; SOSRI).
     device : str, default "cpu"
         Training. ``"cuda"`` solves and differentiates on an NVIDIA GPU, which pays for many windows and
         wide networks, or many paths of a stochastic problem. With ``engine="julia"`` (``pysciml julia

@@ -19,6 +19,7 @@ from pysciml.fitting.objective import Layout, Value
 from pysciml.fitting.on_julia import Loss, by_estimates, by_theta, kinetic_coefficient, local_coefficients
 from pysciml.fitting.windows import Windows
 from pysciml.graph import Model
+from pysciml.neural.integrands import integrand, integrated
 from pysciml.neural.regularizers import Regularizer
 
 #: Attempted steps for which there are random numbers at first; twice as many where they do not suffice.
@@ -45,7 +46,10 @@ class JuliaMomentObjective:
         regularizers = tuple(self.regularizers) if train else ()
         paths, n = self.trajectories, len(self.model.states)
         place = {"device": self.device, "precision": self.precision}
-        solver = NoisyBatchSolve(self.model, paths, self.rtol, self.atol, capacity, **place)
+        along, owners = None, None
+        if any(map(integrated, regularizers)):
+            along, owners = integrand(self.model.graph, regularizers)
+        solver = NoisyBatchSolve(self.model, paths, self.rtol, self.atol, capacity, along, **place)
         begin, length = float(windows.start[0]), float(windows.length[0])
         times = begin + length * windows.times
         span = begin, begin + length
@@ -55,10 +59,10 @@ class JuliaMomentObjective:
         here = np.zeros(paths), np.ones(paths)
         size = _DRAWS
 
-        def solve(p: Array, y0: Array, key: Any, kinetic: float) -> Outcome:
+        def solve(p: Array, y0: Array, key: Any, kinetic: float, **given: Array) -> Outcome:
             nonlocal size
             while True:
-                out = solver.solve(p, y0, span, times, _draws(key, size, paths, n), kinetic)
+                out = solver.solve(p, y0, span, times, _draws(key, size, paths, n), kinetic, **given)
                 if out is not None:
                     return out
                 size *= 2
@@ -67,14 +71,18 @@ class JuliaMomentObjective:
             u0, p, _ = self.layout.unpack(theta, self.u0, self.p)
             keys = jax.random.split(key, 3)
             kinetic = kinetic_coefficient(regularizers, coefficients)
-            out = solve(p, np.tile(u0[:, None], paths), keys[1], kinetic)
+            given: dict[str, Array] = {}
+            if owners is not None:
+                noise = np.asarray(jax.random.normal(keys[0], (paths, n), np.float64)).T
+                given = {"weights": coefficients[owners], "noise": noise}
+            out = solve(p, np.tile(u0[:, None], paths), keys[1], kinetic, **given)
             if not out.success:
                 full = out.n_records >= capacity
                 return np.nan, Value(np.nan, np.nan, out.n_rhs, False, full), np.full_like(theta, np.nan)
-            along = out.ys  # (n_save, n, paths)
+            found = out.ys  # (n_save, n, paths)
             if observer is not None:
-                along = np.concatenate([along, observer.observe(p, out.ys, *here, times)], axis=1)
-            seen = along[:, rows]
+                found = np.concatenate([found, observer.observe(p, out.ys, *here, times)], axis=1)
+            seen = found[:, rows]
             mean = seen.mean(axis=2, keepdims=True)
             moments = np.concatenate([mean[..., 0], seen.var(axis=2, ddof=1)], axis=1).T
             share = 2 / max(windows.count, 1)
@@ -86,11 +94,11 @@ class JuliaMomentObjective:
                 return fit + extra, Value(fit, extra, out.n_rhs, True, False), None
             by_mean, by_variance = np.split((2 * share * residuals * scale).T[..., None], 2, axis=1)
             seen_bar = by_mean / paths + by_variance * 2 * (seen - mean) / (paths - 1)
-            along_bar = np.zeros_like(along)
-            np.add.at(np.moveaxis(along_bar, 1, 0), rows, np.moveaxis(seen_bar, 1, 0))
-            ys_bar, p_bar = np.ascontiguousarray(along_bar[:, :n]), np.zeros_like(p)
+            found_bar = np.zeros_like(found)
+            np.add.at(np.moveaxis(found_bar, 1, 0), rows, np.moveaxis(seen_bar, 1, 0))
+            ys_bar, p_bar = np.ascontiguousarray(found_bar[:, :n]), np.zeros_like(p)
             if observer is not None:
-                observer.pull(ys_bar, p_bar, along_bar[:, n:], p, out.ys, *here, times)
+                observer.pull(ys_bar, p_bar, found_bar[:, n:], p, out.ys, *here, times)
             error_bar, stiffness_bar = np.zeros((2, out.n_records))
             for c, _, by_error, by_stiffness, _ in estimates:
                 error_bar += c * by_error

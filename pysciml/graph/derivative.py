@@ -1,4 +1,4 @@
-"""Exact derivatives on the graph: forward, reverse, Jacobians and their sparsity.
+"""Exact derivatives on the graph: tangents, Jacobians and their sparsity.
 
 Every operation has one rule: its partial derivatives, as nodes (Griewank & Walther, *Evaluating
 Derivatives*, 2nd ed., SIAM 2008, chapters 3 and 7). An operation that takes one of its operands
@@ -201,8 +201,8 @@ def tangents(
     seeds : node -> {direction: derivative node}
         What the tangent of a leaf is; a node without an entry has none.
     along : bool
-        Whether the one direction, 0, is time along a solution, so that tangents of tangents are its next derivatives:
-        networks are then carried on as Taylor series.
+        Whether the one direction, 0, is that of a curve, such as a solution, so that tangents of tangents are its
+        next derivatives: networks are then carried on as Taylor series.
 
     Returns
     -------
@@ -274,56 +274,6 @@ def _select_tangent(
         d: b.call(ops.SELECT, condition, if_true.get(d, b.zero), if_false.get(d, b.zero))
         for d in dict.fromkeys((*if_true, *if_false))
     }
-
-
-def gradient(b: GraphBuilder, output: int, wrt: Sequence[int]) -> list[int]:
-    """Reverse accumulation: the derivative of one node by many, at a small multiple of its cost.
-
-    Adjoints are kept apart by the condition under which they apply, and only selected at the end:
-    a branch that is not taken may have an infinite derivative, and 0 * inf must not appear.
-
-    Parameters
-    ----------
-    output : node
-    wrt : nodes
-
-    Returns
-    -------
-    list of nodes, one per entry of ``wrt``
-    """
-    adjoints: dict[int, dict[int, int]] = {output: {b.one: b.one}}  # node -> {condition: adjoint}
-
-    def give(node: int, condition: int, share: int) -> None:
-        if share == b.zero or condition == b.zero:
-            return
-        have = adjoints.setdefault(node, {})
-        have[condition] = b.add(have[condition], share) if condition in have else share
-
-    for node in reversed(b.cone([output])):
-        code = b.op_of(node)
-        if node not in adjoints or code in ops.LEAVES or code in (ops.HISTORY, ops.JOIN):
-            continue
-        args = b.args_of(node)
-        if code == ops.NETWORK:
-            for k, a in enumerate(b.inputs_of(node)):
-                for condition, bar in adjoints[node].items():
-                    give(a, condition, b.mul(bar, b.differentiated(node, k)))
-            continue
-        if code in _BRANCHES:
-            chosen, taken, other = _branches(b, code, args)
-            rejected = b.call(ops.NOT, chosen)
-            for condition, bar in adjoints[node].items():
-                give(taken, b.call(ops.AND, condition, chosen), bar)
-                give(other, b.call(ops.AND, condition, rejected), bar)
-            continue
-        partials = RULES[code](b, args, node)
-        for k in _SMOOTH.get(code, range(len(args))):
-            for condition, bar in adjoints[node].items():
-                give(args[k], condition, b.mul(bar, partials[k]))
-    return [
-        b.sum([b.call(ops.SELECT, condition, bar, b.zero) for condition, bar in adjoints.get(node, {}).items()])
-        for node in wrt
-    ]
 
 
 def jacobian(graph: Graph, name: str, wrt: Wrt) -> tuple[Graph, Ints, Ints]:

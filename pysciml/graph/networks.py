@@ -8,6 +8,7 @@ parameter vector, in the order of ``Graph.networks``.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -48,18 +49,19 @@ class Foreign:
     size : int
         How many weights it has.
     library : str
-        Whose code it is: the engine that can run it.
+        Whose code it is.
     function : callable
         ``function(weights, x) -> y`` in that library's arrays, x of shape (inputs,).
-    start : tuple of float
-        The weights it came with.
+    write : callable
+        Returns it as a graph over states (inputs) and parameters (weights), with the output ``out``; raises
+        `UnsupportedError` where it has operations that a graph has not.
     """
 
     fingerprint: str
     size: int
     library: str
     function: Callable[[Any, Any], Any] = field(compare=False, repr=False)
-    start: tuple[float, ...] = field(compare=False, repr=False)
+    write: Callable[[], Graph] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Network:
     seed : int
         Of the initial weights.
     foreign : Foreign, optional
+    start : tuple of float, optional
+        The weights it came with; ``seed`` tells those of one network from those of another.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Network:
     final: str = "identity"
     seed: int = 0
     foreign: Foreign | None = None
+    start: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -121,17 +126,17 @@ class Network:
         """Initial weights, the same on every engine and machine.
 
         Matrices are drawn uniformly from ``±sqrt(6/(n_in + n_out))`` (Glorot & Bengio, AISTATS 2010), biases are 0; a
-        foreign network starts from the weights it came with.
+        network that came with weights starts from those.
 
         Parameters
         ----------
         seed : int, optional
             By default the network's own.
         """
-        if self.foreign is not None:
+        if self.start is not None:
             if seed is not None:
                 raise UnsupportedError(f"the network {self.name} comes with its weights: give it others, not a seed")
-            return np.array(self.foreign.start)
+            return np.array(self.start)
         # The name takes part, so that two networks of a model do not start equal.
         words = [self.seed if seed is None else seed, *self.name.encode()]
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
@@ -140,6 +145,12 @@ class Network:
             limit = math.sqrt(6.0 / sum(layer.shape))
             weights[layer.matrix] = rng.uniform(-limit, limit, layer.shape[0] * layer.shape[1])
         return weights
+
+
+def seed_of(start: Sequence[float]) -> int:
+    """What tells networks of one shape that start from these weights from others, as seeds do."""
+    digest = hashlib.blake2b(np.array(start, dtype=np.float64).tobytes(), digest_size=6)
+    return int.from_bytes(digest.digest(), "little")
 
 
 class Call(NamedTuple):
@@ -225,7 +236,7 @@ def evaluate(network: Network, weights: Array, x: Array) -> Array:
 def _evaluate_foreign(network: Network, weights: Array, x: Array) -> Array:
     assert network.foreign is not None
     if network.foreign.library != "equinox":
-        raise UnsupportedError(f"the network {network.name} is {network.foreign.library} code, which NumPy cannot run")
+        return network.foreign.write().evaluate("out", x, weights, 0.0)
     from pysciml.engines.jax.network import evaluate_foreign
 
     return evaluate_foreign(network, weights, x)
@@ -248,7 +259,7 @@ def derivative(network: Network, wrt: tuple[int, ...], weights: Array, x: Array)
     """As `evaluate`, differentiated by the inputs in ``wrt``."""
     if not wrt:
         return evaluate(network, weights, x)
-    if network.foreign is not None:
+    if network.foreign is not None and network.foreign.library == "equinox":
         from pysciml.engines.jax.network import evaluate_foreign
 
         return evaluate_foreign(network, weights, x, wrt)
@@ -295,6 +306,8 @@ def series(network: Network, order: int, weights: Array, x: Array) -> Array:
 
 def write_out(b: GraphBuilder, network: Network, inputs: Sequence[int], offset: int) -> list[int]:
     """A network neuron by neuron: its outputs as nodes of ``b``, its weights the parameters from ``offset`` on."""
+    if network.foreign is not None:
+        return _copy(b, network.foreign.write(), inputs, offset)
     values = list(inputs)
     for layer in network.layers:
         n_out, n_in = layer.shape
@@ -308,13 +321,43 @@ def write_out(b: GraphBuilder, network: Network, inputs: Sequence[int], offset: 
     return values
 
 
+def check_written(networks: Sequence[Network], engine: str) -> None:
+    """Refuse, by name, networks that an engine cannot run because they cannot be written out."""
+    for network in networks:
+        if network.foreign is not None:
+            try:
+                network.foreign.write()
+            except UnsupportedError as error:
+                raise UnsupportedError(str(error), engine=engine) from error
+
+
+def without_foreign(graph: Graph) -> Graph:
+    """The same graph, written out with `expand` if one of its networks is foreign."""
+    return expand(graph) if any(network.foreign is not None for network in graph.networks) else graph
+
+
+def _copy(b: GraphBuilder, graph: Graph, inputs: Sequence[int], offset: int) -> list[int]:
+    """The output ``out`` of a graph whose states are the inputs, and its parameters those from ``offset`` on."""
+    moved: list[int] = []
+    for code, row, value, index in zip(
+        graph.op.tolist(), graph.args.tolist(), graph.const.tolist(), graph.index.tolist(), strict=True
+    ):
+        if code == ops.STATE:
+            moved.append(inputs[index])
+        elif code == ops.PARAM:
+            moved.append(b.param(offset + index))
+        else:
+            moved.append(b.again(code, tuple(moved[a] for a in row[: ops.OPS[code].arity]), value, index))
+    return [moved[node] for node in graph.outputs["out"].tolist()]
+
+
 def expand(graph: Graph) -> Graph:
     """The same graph without networks: every neuron written out in operations, the weights as parameters.
 
     Raises
     ------
     UnsupportedError
-        For a foreign network.
+        For a foreign network with operations that a graph has not.
     """
     from pysciml.graph.builder import GraphBuilder
     from pysciml.graph.derivative import tangents

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pysciml.graph import Graph, GraphBuilder
-from pysciml.graph.derivative import gradient, tangents
-from pysciml.graph.networks import expand
+from pysciml.graph.derivative import tangents
 from pysciml.neural.regularizers import JacobianNorm, Regularizer, TaylorDerivative
 
 
@@ -51,9 +50,8 @@ def integrand(graph: Graph, regularizers: Sequence[Regularizer]) -> tuple[Graph,
         if isinstance(regularizer, TaylorDerivative):
             outputs += _along(b, rhs_of(graph), regularizer.order)
         else:
-            rhs = rhs_of(expand(graph))
-            weighted = b.sum([b.mul(b.state(n + i), node) for i, node in enumerate(rhs)])
-            outputs += gradient(b, weighted, [b.state(i) for i in range(n)])
+            toward = {b.state(i): {0: b.state(n + i)} for i in range(n)}
+            outputs += [found.get(0, b.zero) for found in tangents(b, rhs_of(graph), toward, along=True)]
         owners += [number] * n
     return b.build({"integrand": outputs}), np.array(owners, dtype=np.intp)
 

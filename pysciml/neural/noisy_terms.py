@@ -53,7 +53,7 @@ def field_for(field: NoisyField, regularizers: Sequence[Regularizer]) -> NoisyFi
         for k, r in integrated:
             value = drift
             if isinstance(r, JacobianNorm):
-                value = jax.vjp(lambda z: field(t, z, params)[0], y)[1](noise)[0]
+                value = jax.jvp(lambda z: field(t, z, params)[0], (y,), (noise,))[1]
             total = total + coefficients[k] * jnp.mean(jnp.square(value))
         return drift, diffusion, total
 

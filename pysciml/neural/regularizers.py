@@ -218,9 +218,11 @@ class KineticEnergy(Regularizer):
 @named_fields()
 @dataclass(frozen=True)
 class JacobianNorm(Regularizer):
-    r"""The size of the field's Jacobian: :math:`\int \|\epsilon^T \nabla f\|^2 dt` (Finlay et al. 2020, RNODE, eq. 9).
+    r"""The size of the field's Jacobian: :math:`\int \|\nabla f \, \epsilon\|^2 dt` (Finlay et al. 2020, RNODE, eq. 9).
 
     An unbiased estimate of the squared Frobenius norm, with one random normal vector :math:`\epsilon` for each solve.
+    It has the distribution of the paper's :math:`\|\epsilon^T \nabla f\|^2`, as a square matrix and its transpose have
+    the same singular values, and needs derivatives forward alone.
     """
 
     weight: float = 0.01

@@ -58,7 +58,7 @@ def field_for(field: Field, regularizers: Sequence[Regularizer]) -> Field:
             elif isinstance(r, KineticEnergy):
                 value = dy
             else:
-                value = jax.vjp(plain, y)[1](noise)[0]
+                value = jax.jvp(plain, (y,), (noise,))[1]
             total = total + coefficients[k] * jnp.mean(jnp.square(value))
         return dy, total
 

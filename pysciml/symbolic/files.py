@@ -95,7 +95,7 @@ def _networks_of(system: System, weights: Mapping[Any, Any]) -> list[dict[str, A
         if network.foreign is not None:
             raise UnsupportedError(
                 f"the network {network.name} is an {network.foreign.library} module: a model file holds data, never "
-                "code; pysciml.MLP can be saved"
+                "code; pysciml.MLP can be saved, and so can modules that are dense layers alone"
             )
         entry: dict[str, Any] = {
             "name": network.name,
@@ -108,6 +108,8 @@ def _networks_of(system: System, weights: Mapping[Any, Any]) -> list[dict[str, A
         }
         if network.name in given:
             entry["weights"] = given[network.name].tolist()
+        elif network.start is not None:
+            entry["weights"] = list(network.start)
         entries.append(entry)
     return entries
 

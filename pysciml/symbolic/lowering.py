@@ -78,6 +78,19 @@ def lower(
     name: str,
 ) -> Lowered:
     """Turn checked input into a `Model`; every `ModelError` names equation and symbol."""
+    reader, sides = read(equations, parameters, observed, events, jumps)
+    solution = reduce_index(reader, equations, solve_for_derivatives(reader, equations, sides))
+    return _assemble(reader, solution, equations, observed, events, jumps, name)
+
+
+def read(
+    equations: tuple[sp.Eq, ...],
+    parameters: Sequence[sp.Symbol] | None,
+    observed: Mapping[Any, sp.Expr],
+    events: Sequence[Event] = (),
+    jumps: Sequence[Jump] = (),
+) -> tuple[Reader, list[tuple[int, int]]]:
+    """Read equations as they are written, checked: (left, right) nodes over the reader's placeholders."""
     time = find_time([*equations, *observed.values()]) or default_time
     if parameters is not None and time in parameters:
         raise ModelError(f"{time} is the time of this system and cannot be a parameter", symbol=str(time))
@@ -94,8 +107,7 @@ def lower(
         for order in range(unknown.order + 1):
             reader._function(unknown.function, order)
     check_counts(reader, equations, sides)
-    solution = reduce_index(reader, equations, solve_for_derivatives(reader, equations, sides))
-    return _assemble(reader, solution, equations, observed, events, jumps, name)
+    return reader, sides
 
 
 def _assemble(
@@ -143,7 +155,7 @@ def _assemble(
             )
         histories[node] = i
     # Now every placeholder that is left is a solved highest derivative: its expression follows.
-    transfer = _Transfer(b, numbered, moved, histories, solution.explicit)
+    transfer = Transfer(b, numbered, moved, histories, solution.explicit)
 
     rhs: list[int] = []
     for info in differential:
@@ -216,7 +228,7 @@ def _state(reader: Reader, unknown: Unknown, order: int) -> StateInfo:
     return StateInfo(name, unknown.function, order)
 
 
-class _Transfer:
+class Transfer:
     """Copies nodes from the reading builder to the numbered one, placeholders replaced."""
 
     def __init__(
@@ -234,6 +246,7 @@ class _Transfer:
         self._explicit = explicit
 
     def __call__(self, node: int) -> int:
+        """The node in the numbered builder."""
         source, target, moved = self._source, self._target, self._moved
         stack = [node]
         while stack:

@@ -244,14 +244,22 @@ class MLP(NetworkFunction):
 
 
 class Network(NetworkFunction):
-    """A network from a user's Equinox module, as a term of equations; the JAX engine alone can run it.
+    """A network from a user's Equinox module or Lux model, as a term of equations, on every engine.
+
+    A module that is dense layers with the activations of `MLP` alone (``equinox.nn.MLP``, ``Linear``, ``Sequential``;
+    Lux's ``Dense`` and ``Chain``) is taken as those layers, in the layout of weights of `MLP.initial`. What another
+    module computes is, for engines that are not its own, written out operation by operation, with the same weights;
+    solving and training it there takes the longer the larger it is.
 
     Parameters
     ----------
     name : str
-    module : equinox.Module or callable pytree
+    module : equinox.Module, callable pytree, or Lux model
         Takes an array of shape (inputs,) and returns one of shape (outputs,), written with
-        ``jax.numpy``. Its floating-point arrays are the weights.
+        ``jax.numpy``. Its floating-point arrays are the weights, which it starts from, in the order of
+        ``jax.flatten_util.ravel_pytree``. Or a value of juliacall: a Lux layer that takes a matrix
+        of one column, or the tuple ``(model, parameters, state)``; the weights are in the order of the nested
+        parameters.
     inputs, outputs : int
 
     Raises
@@ -259,17 +267,26 @@ class Network(NetworkFunction):
     ModelError
         If the module does not do that.
     EngineUnavailableError
-        Without JAX and Equinox.
+        Without JAX and Equinox, or without the Julia package for a Lux model.
+    UnsupportedError
+        When it is to run on another engine than JAX and has an operation that cannot be written out, such as sorting.
 
     Examples
     --------
     >>> module = equinox.nn.MLP(2, 2, 16, 2, key=jax.random.key(0))
     >>> u, v = Network("nn", module, inputs=2, outputs=2)(x, y)
+    >>> model = juliacall.Main.seval("using Lux; Chain(Dense(2 => 16, tanh), Dense(16 => 2))")
+    >>> u, v = Network("nn", model, inputs=2, outputs=2)(x, y)
     """
 
     def __init__(self, name: str, module: Any, inputs: int, outputs: int) -> None:
         checked = _name(name)
         n_in, n_out = _count("inputs", inputs, name), _count("outputs", outputs, name)
+        if _is_julia(module):
+            from pysciml.engines.julia.modules import from_lux
+
+            super().__init__(from_lux(checked, module, n_in, n_out))
+            return
         if not callable(module):
             raise ModelError(f"the network {name}: {type(module).__name__} is no callable module", symbol=name)
         try:
@@ -278,12 +295,17 @@ class Network(NetworkFunction):
             raise EngineUnavailableError(
                 'networks of your own modules need JAX and Equinox: run `pip install "pysciml[jax]"`', engine="jax"
             ) from error
-        foreign = from_equinox(checked, module, n_in, n_out)
-        super().__init__(graph_networks.Network(checked, n_in, n_out, (), "", "", 0, foreign))
+        super().__init__(from_equinox(checked, module, n_in, n_out))
 
     def __repr__(self) -> str:
         n = self.network
-        return f"Network {n.name}: {n.inputs} -> {n.outputs}, an Equinox module, {n.size} weights"
+        return f"Network {n.name}: {n.inputs} -> {n.outputs}, {n.size} weights"
+
+
+def _is_julia(value: Any) -> bool:
+    """Whether a value, or the first of several, is one of Julia's."""
+    first: Any = value[0] if isinstance(value, tuple) and value else value
+    return type(first).__module__.partition(".")[0] == "juliacall"
 
 
 def _name(name: Any) -> str:

@@ -122,7 +122,7 @@ class System:
         Where it is higher, equations are differentiated until they do (`pysciml.symbolic.index`); `equations` stay
         as they were written, and solutions stay on what was differentiated, `constraints`. It is never lower than
         the differentiation index, and for some systems higher (Reissig, Martinson & Barton, SIAM J. Sci. Comput. 21
-        (2000) 1987).
+        (2000) 1987). `pysciml.reduce_index` reduces it in another way, to a system of index 1 with fewer states.
         """
         return self.model.index
 

@@ -180,8 +180,8 @@ def test_the_command_line_shows_the_state(no_julia: Path, capsys: pytest.Capture
     assert "1.10.8" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("asked", [(), ("cuda",), ("sensitivity",), ("cuda", "sensitivity")])
-def test_packages_for_gpus_and_adjoints_are_installed_where_they_are_asked_for(
+@pytest.mark.parametrize("asked", [(), ("cuda",), ("modelingtoolkit",), ("cuda", "sensitivity")])
+def test_packages_for_some_purposes_are_installed_where_they_are_asked_for(
     no_julia: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...]
 ) -> None:
     ran: list[list[str]] = []
@@ -193,7 +193,7 @@ def test_packages_for_gpus_and_adjoints_are_installed_where_they_are_asked_for(
     monkeypatch.setattr(setup, "_find_julia", lambda folder, progress: (sys.executable, "1.10.8"))
     monkeypatch.setattr(setup.subprocess, "run", run)
     assert cli.main(["julia", "setup", *(f"--{name}" for name in asked)]) == 0
-    assert tuple(name for name in ("cuda", "sensitivity") if name in ran[0]) == asked
+    assert tuple(name for name in ("cuda", "sensitivity", "modelingtoolkit") if name in ran[0]) == asked
 
 
 def test_an_adjoint_needs_its_package(no_julia: Path) -> None:

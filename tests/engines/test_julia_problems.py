@@ -33,6 +33,13 @@ def test_the_reference_is_reached(problem: TestProblem) -> None:
     converges(problem, "Rodas5P" if problem.stiff else "Vern9")
 
 
-@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.n < 500], ids=lambda p: p.name)
+@pytest.mark.parametrize("problem", [p for p in (*DETEST, *PROBLEMS) if p.n < 500], ids=lambda p: p.name)
 def test_the_default_algorithm_solves_it(problem: TestProblem) -> None:
     converges(problem, None)
+
+
+@pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-8])
+def test_the_default_algorithm_heeds_the_tolerance_of_many_equations(rtol: float) -> None:
+    """For 51 equations it switches to FBDF and back: steps with too large an error are taken again there, too."""
+    (problem,) = (p for p in DETEST if p.name == "C4")
+    assert achieved(problem, None, rtol) < 20

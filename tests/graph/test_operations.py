@@ -1,4 +1,4 @@
-"""Every operation against mpmath: its value, its derivative forward, and the same in reverse."""
+"""Every operation against mpmath: its value and its derivative."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from pysciml.graph import Graph, GraphBuilder, ops
-from pysciml.graph.derivative import gradient
 from pysciml.graph.interpret import FUNCTIONS
 
 ANY = (-3.0, 3.0)
@@ -94,8 +93,7 @@ def one_operation(name, order=None):
     leaves = [builder.state(k) for k in range(count)]
     operands = leaves if order is None else [builder.constant(order), *leaves]
     node = builder.call(op.code, *operands)
-    reverse = gradient(builder, node, leaves)
-    return builder.build({"rhs": [node], "reverse": reverse})
+    return builder.build({"rhs": [node]})
 
 
 def check(graph: Graph, function, u):
@@ -118,8 +116,6 @@ def check_derivative(graph: Graph, function, u):
             for k in range(n)
         ]  # fmt: skip
     np.testing.assert_allclose(forward, expected, rtol=1e-11, atol=1e-12)
-    reverse = np.broadcast_to(graph.evaluate("reverse", u, np.zeros(0), 0.0), u.shape)
-    np.testing.assert_allclose(reverse, forward, rtol=1e-14, atol=1e-15)
 
 
 def test_every_operation_is_tested_and_has_a_function():
@@ -170,7 +166,6 @@ def test_steps_are_flat(name):
     jacobian, rows, _ = graph.jacobian()
     assert len(rows) == 0
     assert len(jacobian.outputs["jacobian"]) == 0
-    assert not graph.evaluate("reverse", u, np.zeros(0), 0.0).any()
 
 
 @pytest.mark.parametrize(
@@ -212,8 +207,7 @@ def test_the_derivative_of_a_power_by_its_exponent_exists_where_the_base_is_zero
 def select_graph(build):
     builder = GraphBuilder(2, 0)
     x, y = builder.state(0), builder.state(1)
-    node = build(builder, x, y)
-    return builder.build({"rhs": [node], "reverse": gradient(builder, node, [x, y])})
+    return builder.build({"rhs": [build(builder, x, y)]})
 
 
 HIDDEN = {
@@ -249,15 +243,16 @@ def test_a_branch_not_taken_leaves_no_trace(case):
     forward = np.zeros(2)
     forward[cols] = jacobian.evaluate("jacobian", u, [], 0.0)
     assert forward.tolist() == [0.0, 1.0]
-    assert graph.evaluate("reverse", u, [], 0.0).tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("case", HIDDEN)
-def test_forward_and_reverse_agree_on_branches(case):
+def test_a_branch_that_is_taken_has_its_derivative(case):
     graph = select_graph(HIDDEN[case])
     u = points([(0.2, 2.0), (0.1, 3.0)])
     jacobian, _, cols = graph.jacobian()
     forward = np.zeros_like(u)
     forward[cols] = jacobian.evaluate("jacobian", u, [], 0.0)
-    np.testing.assert_allclose(graph.evaluate("reverse", u, [], 0.0), forward, rtol=1e-14)
-    assert np.isfinite(forward).all()
+    h = 1e-6
+    for k, e in enumerate(h * np.eye(2)):
+        ahead, behind = (graph.evaluate("rhs", u + side * e[:, None], [], 0.0)[0] for side in (1, -1))
+        np.testing.assert_allclose(forward[k], (ahead - behind) / (2 * h), rtol=1e-7, atol=1e-9)

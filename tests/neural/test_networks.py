@@ -256,30 +256,6 @@ def test_equations_may_have_derivatives_inside_a_network():
     assert chained.rhs[1].has(nn(x))
 
 
-def test_an_equinox_module_is_a_network_for_jax_alone(tmp_path):
-    import equinox as eqx
-    import jax
-
-    module = eqx.nn.MLP(2, 2, 5, 1, activation=jax.nn.tanh, key=jax.random.key(0))
-    own = ps.Network("own", module, inputs=2, outputs=2)
-    u, v = own(x, y)
-    system = ps.System([ps.Eq(D(x), -x + u), ps.Eq(D(y), -y + v)])
-    problem = ps.Problem(system, {x: 1.0, y: 0.5}, (0, 1))
-    assert ps.solve(problem, "Kvaerno3", engine="jax").attrs["retcode"] == "Success"
-    values = system.graph.evaluate("rhs", np.ones((2, 3)), problem.p[:, None], 0.0)
-    with jax.enable_x64(True):
-        expected = -1 + np.asarray(module(np.ones(2)))
-    assert values[:, 0] == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(ps.UnsupportedError, match=r"pysciml\.MLP runs on every engine"):
-        ps.solve(problem, engine="native")
-    with pytest.raises(ps.UnsupportedError, match="never code"):
-        system.save(tmp_path / "m.json")
-    with pytest.raises(ps.ModelError, match=r"returns \(2,\)"):
-        ps.Network("own", module, inputs=2, outputs=3)
-    with pytest.raises(ps.ModelError, match="fails for 3 inputs"):
-        ps.Network("own", module, inputs=3, outputs=2)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

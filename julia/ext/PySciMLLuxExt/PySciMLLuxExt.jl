@@ -13,5 +13,6 @@ include("integrands.jl")
 include("solves.jl")
 include("layers.jl")
 include("latent.jl")
+include("written.jl")
 
 end

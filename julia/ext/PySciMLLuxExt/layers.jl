@@ -55,8 +55,6 @@ function PySciML.NeuralSDE(
     for r in setting.regularize
         r isa PySciML.TaylorDerivative &&
             throw(ArgumentError("TaylorDerivative: the paths of a stochastic equation have no derivatives"))
-        r isa PySciML.JacobianNorm &&
-            throw(ArgumentError("JacobianNorm: this NeuralSDE has it not, that of JAX has, and so has NeuralODE"))
     end
     return NeuralSDELayer(drift, diffusion, setting)
 end
@@ -114,6 +112,7 @@ end
 
 "The normal random numbers of a regularizer: a new path's, or a direction."
 noise(::NeuralSDELayer, regularizer, rng, y0) = sent(y0, randn(rng, size(y0)..., 2))
+noise(::NeuralSDELayer, ::PySciML.JacobianNorm, rng, y0) = randn(rng, size(y0)...)
 noise(::NeuralODELayer, ::PySciML.JacobianNorm, rng, y0) = randn(rng, size(y0)...)
 noise(::NeuralODELayer, regularizer, rng, y0) = nothing
 

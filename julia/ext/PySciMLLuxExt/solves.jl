@@ -28,8 +28,7 @@ solution(job::Job, models, y0, ps, st, draws) = first(solved(job, models, y0, ps
 "The models of a job: one, or drift and diffusion. Returns the solution, and the solve to go back through."
 function solved(job::Job, models::Tuple{Any}, y0::AbstractMatrix{T}, ps, st, draws, config) where {T}
     make() = field_of(job, models[1], y0, ps[1], st[1], config)
-    terms = [Integrated(term) for term in job.terms if term.regularizer isa Union{PySciML.TaylorDerivative, PySciML.JacobianNorm}]
-    integrand = isempty(terms) ? nothing : NetworkIntegrand(make(), terms, n_stages(job))
+    integrand = integrand_of(job, make, n_stages(job))
     s = AdaptiveSolve(
         make(), job.method, size(y0), job.rtol, job.atol, job.max_steps; kinetic = kinetic(job), integrand,
         dense = job.adjoint !== nothing && config !== nothing,
@@ -39,9 +38,18 @@ function solved(job::Job, models::Tuple{Any}, y0::AbstractMatrix{T}, ps, st, dra
     return outcome(job, s, ys, T, s.n_rhs, s.n_steps, s.n_rejected)
 end
 
+"What the terms of a job integrate along a solve with the model that `make` gives a field of its own."
+function integrand_of(job::Job, make, stages)
+    terms = [Integrated(term) for term in job.terms if term.regularizer isa Union{PySciML.TaylorDerivative, PySciML.JacobianNorm}]
+    return isempty(terms) ? nothing : NetworkIntegrand(make(), terms, stages)
+end
+
 function solved(job::Job, models::Tuple{Any, Any}, y0::AbstractMatrix{T}, ps, st, draws, config) where {T}
-    drift, diffusion = (field_of(job, models[k], y0, ps[k], st[k], config) for k in 1:2)
-    s = NoisySolve(drift, diffusion, size(y0), job.rtol, job.atol, job.max_steps; kinetic = kinetic(job))
+    make(k) = field_of(job, models[k], y0, ps[k], st[k], config)
+    s = NoisySolve(
+        make(1), make(2), size(y0), job.rtol, job.atol, job.max_steps; kinetic = kinetic(job),
+        integrand = integrand_of(job, () -> make(1), 1),
+    )
     ys = along_times(job, y0)
     numbers = sent(y0, draws(0))
     while true
@@ -66,7 +74,11 @@ function parameter_bars(s::AdaptiveSolve)
     PySciML.parameter_bars!(p_bar, s)
     return (p_bar,)
 end
-parameter_bars(s::NoisySolve) = copy(s.drift.ps_bar), copy(s.diffusion.ps_bar)
+function parameter_bars(s::NoisySolve)
+    drift, diffusion = copy(s.drift.ps_bar), copy(s.diffusion.ps_bar)
+    s.integrand === nothing || PySciML.parameter_bars!(drift, s.integrand.field)
+    return drift, diffusion
+end
 
 "Go back from the solution and its integral, by the adjoint of the job; returns the derivatives by the parameters."
 function pull_by_adjoint!(y0_bar, job::Job, s::AdaptiveSolve, ys_bar, y1_bar, y1, weight)

@@ -1,8 +1,10 @@
-"""Modules of Equinox as networks: flat weights, and a function of them."""
+"""Modules of Equinox as networks: dense layers as such, other modules as functions of flat weights."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import equinox as eqx
@@ -12,11 +14,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from pysciml.engines.jax.compiling import double_precision
-from pysciml.errors import ModelError
-from pysciml.graph.networks import Foreign
+from pysciml.engines.jax.network import ACTIVATIONS
+from pysciml.engines.jax.written import write_out
+from pysciml.errors import ModelError, UnsupportedError
+from pysciml.graph import Graph
+from pysciml.graph.networks import Foreign, Network, seed_of
 
 
-def from_equinox(name: str, module: Any, inputs: int, outputs: int) -> Foreign:
+def from_equinox(name: str, module: Any, inputs: int, outputs: int) -> Network:
     """Take a module apart; see `pysciml.symbolic.networks.Network`."""
     with double_precision():
         arrays, static = eqx.partition(module, eqx.is_inexact_array)
@@ -46,4 +51,78 @@ def from_equinox(name: str, module: Any, inputs: int, outputs: int) -> Foreign:
     digest = hashlib.blake2b(str(traced.jaxpr).encode(), digest_size=16)
     for constant in traced.consts:
         digest.update(np.ascontiguousarray(constant).tobytes())
-    return Foreign(digest.hexdigest(), start.size, "equinox", function, tuple(start.tolist()))
+    weights = tuple(start.tolist())
+    dense = _dense(module)
+    if dense is not None:
+        return Network(name, inputs, outputs, *dense, seed=seed_of(weights), start=weights)
+
+    @cache
+    def write() -> Graph:
+        with double_precision():
+            try:
+                return write_out(function, start.size, inputs)
+            except UnsupportedError as error:
+                raise UnsupportedError(
+                    f"the network {name} is a module with {error}, which engine='jax' alone can run; a pysciml.MLP "
+                    "runs on every engine"
+                ) from error
+
+    foreign = Foreign(digest.hexdigest(), start.size, "equinox", function, write)
+    return Network(name, inputs, outputs, (), "", "", seed_of(weights), foreign, weights)
+
+
+def _dense(module: Any) -> tuple[tuple[int, ...], str, str] | None:
+    """Hidden widths and the two activations of a module that is layers as `Network` has them, with the same weights."""
+    if type(module) is eqx.nn.MLP:
+        if module.scan or not all(isinstance(size, int) for size in (module.in_size, module.out_size)):
+            return None
+        layers = module.layers
+        functions = [module.activation] * (len(layers) - 1) + [module.final_activation]
+    elif type(module) is eqx.nn.Linear:
+        layers, functions = (module,), [_identity]
+    elif type(module) is eqx.nn.Sequential:
+        taken = _alternating(module.layers)
+        if taken is None:
+            return None
+        layers, functions = taken
+    else:
+        return None
+    names = [_activation(function) for function in functions]
+    plain = all(layer.use_bias and isinstance(layer.in_features, int) for layer in layers)
+    if not plain or None in names or len(set(names[:-1])) > 1:
+        return None
+    hidden = tuple(int(layer.out_features) for layer in layers[:-1])
+    return hidden, str(names[0] if hidden else "tanh"), str(names[-1])
+
+
+def _alternating(parts: Sequence[Any]) -> tuple[Sequence[Any], list[Callable[[Any], Any]]] | None:
+    """The linear layers of a sequence, and the function after each of them."""
+    layers: list[Any] = []
+    functions: list[Callable[[Any], Any]] = []
+    for part in parts:
+        if type(part) is eqx.nn.Linear:
+            layers.append(part)
+            functions.append(_identity)
+        elif type(part) is eqx.nn.Lambda and layers and functions[-1] is _identity:
+            functions[-1] = part.fn
+        else:
+            return None
+    return (layers, functions) if layers else None
+
+
+def _identity(x: Any) -> Any:
+    return x
+
+
+def _activation(function: Any) -> str | None:
+    """The name of an activation that computes just what one of `ACTIVATIONS` does."""
+
+    def steps(f: Callable[[Any], Any]) -> str:
+        return str(jax.make_jaxpr(f)(jnp.zeros(())))
+
+    with double_precision():
+        try:
+            found = steps(function)
+        except Exception:  # (a function of arrays alone, or one with weights: it stays what it is)
+            return None
+        return next((name for name, known in ACTIVATIONS.items() if steps(known) == found), None)

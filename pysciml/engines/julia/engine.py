@@ -26,6 +26,8 @@ from pysciml.errors import EngineUnavailableError, ProblemError, UnsupportedErro
 from pysciml.graph import Graph, Model
 from pysciml.graph.array_ops import describe
 from pysciml.graph.manifold import on_manifold
+from pysciml.graph.networks import check_written
+from pysciml.graph.reduction import Reduced, Unreduced
 
 #: A solve comes back from Julia this often, in seconds, for Ctrl-C and progress.
 _SLICE: Final = 0.1
@@ -95,13 +97,7 @@ class JuliaEngine(Engine):
             raise self._unsupported(
                 f"the julia engine solves {', '.join(self.kinds)}, and {model.name!r} is {model.kind}", algorithm
             )
-        for network in model.graph.networks:
-            if network.foreign is not None:
-                raise self._unsupported(
-                    f"the network {network.name} is an {network.foreign.library} module, which engine='jax' alone can "
-                    "run; a pysciml.MLP runs on every engine",
-                    algorithm,
-                )
+        check_written(model.graph.networks, self.name)
         known = OPERATIONS | (FIELD_OPERATIONS if model.fields else frozenset())
         missing = [describe(code).name for code in sorted(scalar_graph(model).used_ops() - known)]
         if missing:
@@ -274,6 +270,12 @@ class JuliaEngine(Engine):
         from pysciml.engines.julia.simplifying import simplified
 
         return simplified(graph, expand)
+
+    def index_reduced(self, unreduced: Unreduced, preferred: tuple[int, ...]) -> Reduced:
+        """See `Engine.index_reduced`: by ModelingToolkit.jl, where it is installed."""
+        from pysciml.engines.julia.reducing import index_reduced
+
+        return index_reduced(unreduced, preferred)
 
     def solve_many(self, model: Model, algorithm: str | None, batch: Batch, options: BatchOptions) -> BatchReport:
         """See `pysciml.engines.batch.BatchEngine`."""

@@ -65,7 +65,12 @@ def status() -> Status:
 
 
 def setup(
-    cuda: bool = False, sysimage: bool = False, progress: Progress = print, *, sensitivity: bool = False
+    cuda: bool = False,
+    sysimage: bool = False,
+    progress: Progress = print,
+    *,
+    sensitivity: bool = False,
+    modelingtoolkit: bool = False,
 ) -> Environment:
     """Install Julia where there is none, and the packages of the engine; compile them.
 
@@ -78,11 +83,13 @@ def setup(
         Also what an NVIDIA GPU needs: CUDA.jl, and DiffEqGPU.jl for ensembles.
     sysimage : bool
         Also a system image, with which a new process solves sooner (`pysciml.engines.julia.sysimage`). Packages for
-        GPUs and adjoints stay outside. It needs a C compiler.
+        GPUs, adjoints and index reduction stay outside. It needs a C compiler.
     progress : callable
         Called with one line for every step.
     sensitivity : bool
         Also SciMLSensitivity.jl, for the adjoints of `pysciml.fit`.
+    modelingtoolkit : bool
+        Also ModelingToolkit.jl, for `pysciml.reduce_index`.
 
     Returns
     -------
@@ -113,7 +120,8 @@ def setup(
     project = folder / "environment"
     project.mkdir(exist_ok=True)
     progress(f"installing and compiling packages into {project}")
-    more = [name for name, wanted in (("cuda", cuda), ("sensitivity", sensitivity)) if wanted]
+    asked = {"cuda": cuda, "sensitivity": sensitivity, "modelingtoolkit": modelingtoolkit}
+    more = [name for name, wanted in asked.items() if wanted]
     _run(executable, project, package, more)
     found = Environment(executable, str(project), version)
     _write_marker(folder / MARKER, found)

@@ -47,14 +47,14 @@ def _rewritten(graph: Graph, simplify: bool, expand: bool) -> Graph:
         raise UnsupportedError(f"Symbolics.jl: {bridge.message_of(error)}", engine="julia") from error
     op, args, const, index, outputs = (np.array(array) for array in arrays)
     builder, moved = GraphBuilder.extend(graph)
-    written = _written(builder, op.tolist(), args.reshape(-1, 3).tolist(), const.tolist(), index.tolist())
-    pairs = [(moved[old], written[new]) for old, new in zip(wanted.tolist(), outputs.tolist(), strict=True)]
+    new_nodes = written(builder, op.tolist(), args.reshape(-1, 3).tolist(), const.tolist(), index.tolist())
+    pairs = [(moved[old], new_nodes[new]) for old, new in zip(wanted.tolist(), outputs.tolist(), strict=True)]
     chosen = iter(_equal_ones(builder, pairs) if simplify else [new for _, new in pairs])
     return builder.build({name: [next(chosen) for _ in graph.outputs[name]] for name in names})
 
 
-def _written(b: GraphBuilder, op: list[int], args: list[list[int]], const: list[float], index: list[int]) -> list[int]:
-    """The nodes of the arrays in a builder, which checks and folds them."""
+def written(b: GraphBuilder, op: list[int], args: list[list[int]], const: list[float], index: list[int]) -> list[int]:
+    """The nodes of arrays that Julia wrote, in a builder, which checks and folds them."""
     nodes: list[int] = []
     for code, operands, value, k in zip(op, args, const, index, strict=True):
         parts = [nodes[a] for a in operands[: ops.OPS[code].arity]]

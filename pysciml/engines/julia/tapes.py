@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pysciml.engines.julia import bridge
 from pysciml.graph import Graph
-from pysciml.graph.networks import ACTIVATIONS, expand
+from pysciml.graph.networks import ACTIVATIONS, expand, without_foreign
 
 #: Codes of the operations in the table of ``julia/src/pointwise.jl``, and leaves and networks.
 OPERATIONS: Final = frozenset(
@@ -34,8 +34,7 @@ def whole(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 def send_tape(graph: Graph, outputs: tuple[str, ...]) -> Any:
     """The named outputs of a graph, one after the other, as a Julia ``Tape``."""
-    if any(call.wrt for call in graph.calls):
-        graph = expand(graph)  # derivatives of networks: neuron by neuron
+    graph = expand(graph) if any(call.wrt for call in graph.calls) else without_foreign(graph)
     layers = [
         (
             number,

@@ -15,6 +15,7 @@ from pysciml.engines.julia import bridge, environment
 from pysciml.engines.julia.tapes import OPERATIONS, address, floats, send_tape, whole
 from pysciml.errors import EngineUnavailableError, UnsupportedError
 from pysciml.graph import Graph, Model, ops
+from pysciml.graph.networks import check_written, without_foreign
 
 #: Operations that have no functions on a GPU: gamma and Bessel functions, by their codes.
 _NOT_ON_DEVICES: Final = frozenset(range(52, 59))
@@ -22,14 +23,8 @@ _NOT_ON_DEVICES: Final = frozenset(range(52, 59))
 
 def check(model: Model) -> None:
     """Refuse, by name, what cannot be trained on Julia."""
-    for network in model.graph.networks:
-        if network.foreign is not None:
-            raise UnsupportedError(
-                f"the network {network.name} is an {network.foreign.library} module, which engine='jax' alone can "
-                "train; a pysciml.MLP can be trained with engine='julia'",
-                engine="julia",
-            )
-    check_operations(model.graph)
+    check_written(model.graph.networks, "julia")
+    check_operations(without_foreign(model.graph))
 
 
 def check_operations(graph: Graph) -> None:
@@ -106,6 +101,11 @@ class _Solve:
         found = np.empty((3, count))
         self._module.write_estimates_b(self._handle, address(found))
         return found
+
+    def _set_integrand(self, weights: Array, noise: Array | None, y0: Array) -> None:
+        given = floats(weights), floats(np.zeros_like(y0) if noise is None else noise)
+        assert given[1].shape == y0.shape
+        self._module.set_integrand_at_b(self._handle, *map(address, given))
 
     def add_by_parameters(self, p_bar: Array) -> None:
         """Add to ``p_bar`` the derivatives by parameters, after ``pull`` and ``local``."""
@@ -190,9 +190,7 @@ class BatchSolve(_Solve):
             The integrand's random numbers.
         """
         if weights is not None:
-            given = floats(weights), floats(np.zeros_like(y0) if noise is None else noise)
-            assert given[1].shape == y0.shape
-            self._module.set_integrand_at_b(self._handle, *map(address, given))
+            self._set_integrand(weights, noise, y0)
         times = floats(np.zeros(0) if times is None else times)
         ys, y1 = np.empty((times.size, self._n, self._members)), np.empty((self._n, self._members))
         arrays = floats(p), floats(y0), floats(start), floats(length)
@@ -335,6 +333,8 @@ class NoisyBatchSolve(_Solve):
     paths : int
     rtol, atol : float
     max_steps : int
+    integrand : Graph, optional
+        What to integrate along, on the CPU; see `pysciml.neural.integrands.integrand`.
     device, precision : str
         See `check_device`. Random numbers are given in double precision, and are the same everywhere.
     """
@@ -346,6 +346,7 @@ class NoisyBatchSolve(_Solve):
         rtol: float,
         atol: float,
         max_steps: int,
+        integrand: Graph | None = None,
         *,
         device: str = "cpu",
         precision: str = "float64",
@@ -354,13 +355,24 @@ class NoisyBatchSolve(_Solve):
         tapes = send_tape(model.graph, ("rhs",)), send_tape(model.graph, ("diffusion",))
         how = *tapes, address(targets), paths, float(rtol), float(atol), int(max_steps)
         julia = bridge.julia()
-        super().__init__(
-            julia.noisy_solve(*how) if device == "cpu" else julia.device_solve(*how, device, precision),
-        )
+        if device == "cpu":
+            handle = julia.noisy_solve(*how, None if integrand is None else send_tape(integrand, ("integrand",)))
+        else:
+            assert integrand is None
+            handle = julia.device_solve(*how, device, precision)
+        super().__init__(handle)
         self._n, self._paths = len(model.states), paths
 
     def solve(
-        self, p: Array, y0: Array, span: tuple[float, float], times: Array, draws: Array, kinetic: float = 0.0
+        self,
+        p: Array,
+        y0: Array,
+        span: tuple[float, float],
+        times: Array,
+        draws: Array,
+        kinetic: float = 0.0,
+        weights: Array | None = None,
+        noise: Array | None = None,
     ) -> Outcome | None:
         """Solve over ``span``; steps end at ``times``.
 
@@ -370,12 +382,16 @@ class NoisyBatchSolve(_Solve):
         times : array, shape (n_save,), ascending
         draws : array, shape (n, 2, n_states, paths)
             Independent normal random numbers, two matrices for each attempted step.
+        weights, noise : arrays, optional
+            See `BatchSolve.solve`.
 
         Returns
         -------
         Outcome or None
             None where there are too few ``draws``.
         """
+        if weights is not None:
+            self._set_integrand(weights, noise, y0)
         ys, y1 = np.empty((len(times), self._n, self._paths)), np.empty((self._n, self._paths))
         arrays = floats(p), floats(y0), floats(times), floats(draws)
         assert arrays[1].shape == y1.shape

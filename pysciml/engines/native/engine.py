@@ -22,7 +22,7 @@ from pysciml.engines.timed import has_times, refuse_steps, solve_between
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model, ops
 from pysciml.graph.manifold import on_manifold, start_on
-from pysciml.graph.networks import expand
+from pysciml.graph.networks import check_written, expand
 
 _ALGORITHMS: Final = {
     "Tsit5": "explicit Runge-Kutta, order 5(4), for non-stiff problems (Tsitouras 2011)",
@@ -195,13 +195,7 @@ class NativeEngine(Engine):
 
     def _written_out(self, model: Model) -> frozenset[int]:
         """The operations the right-hand side needs with its networks written out."""
-        for network in model.graph.networks:
-            if network.foreign is not None:
-                raise UnsupportedError(
-                    f"the network {network.name} is an {network.foreign.library} module, which engine='jax' alone can "
-                    "run; a pysciml.MLP runs on every engine",
-                    engine=self.name,
-                )
+        check_written(model.graph.networks, self.name)
         return expand(model.graph).used_ops(["rhs"])
 
     def solve_repeatably(
