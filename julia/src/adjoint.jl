@@ -264,6 +264,7 @@ function local_estimate!(s::AdaptiveSolve, uniform::Bool, where::Float64, error_
     size = min(r.h[i], s.t1 - time)
     slope!(s.slopes[1], s.field, 1, time, s.inner[1])
     error, stiffness, _ = take_step!(s, time, size, true)
+    error_bar == stiffness_bar == 0 && return error * size, stiffness
     clear_step!(s)
     pull_step!(s, time, size, error, stiffness, error_bar * size, stiffness_bar, 0.0)
     pull_slope!(s.inner_bars[1], s.field, 1, s.slope_bars[1])

@@ -18,6 +18,10 @@ Regularizers ([`Regularizer`](@ref)) are in effect where the state is in trainin
 `Lux.update_state(st, :progress, 0.3)` says how far an annealed training is. The solver computes in double precision, the model in
 that of `y0`.
 
+States, parameters and observations may be arrays of a GPU, all of them: then the whole solve and its derivatives are there, with the
+numbers of main memory to rounding. Times are in main memory; [`TaylorDerivative`](@ref), [`JacobianNorm`](@ref) and `adjoint` need
+states there.
+
 `algorithm` is `"Tsit5"`, `"DP5"` or `"BS3"`. `adjoint` differentiates the layer by a continuous adjoint in place of the discrete one,
 with `using SciMLSensitivity`: `GaussAdjoint()`, `InterpolatingAdjoint()`, `BacksolveAdjoint()` (Chen, Rubanova, Bettencourt & Duvenaud,
 NeurIPS 2018) or another of its, or the name of one, as in `ps.fit`. It is solved with the same method and tolerances, and its products

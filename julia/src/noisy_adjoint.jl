@@ -118,6 +118,7 @@ function local_estimate!(
     s.dw .= T(sqrt(size)) .* view(draw, :, :, 1)
     s.dz .= T(sqrt(size)) .* view(draw, :, :, 2)
     error, stiffness, _ = take_step!(s, time, size, true)
+    error_bar == stiffness_bar == 0 && return error * size, stiffness
     fill!(s.new_bar, 0.0)
     pull_step!(s, size, error, stiffness, error_bar * size, stiffness_bar, 0.0)
     return error * size, stiffness

@@ -62,8 +62,8 @@ end
     extension = Base.get_extension(PySciML, :PySciMLLuxExt)
     model = Chain(Dense(3 => 6, tanh), Dense(6 => 2))
     ps, st = double(model)
-    field = extension.NetworkField{Float64}(model, ps, st, (2, 3), 1, true, nothing)
     y0 = randn(Xoshiro(2), 2, 3)
+    field = extension.NetworkField(model, ps, st, y0, 1, true, nothing)
     slope(y, t) = first(model(vcat(y, fill(t, 1, size(y, 2))), ps, st))
     "By its definition: the derivative along (dy, dt) = (slope, 1) of that of one order less."
     along(order, y, t) = order == 1 ? slope(y, t) :
@@ -251,3 +251,5 @@ end
     @test_throws "turns states of size" NeuralODE(Dense(2 => 3))(Float64.(y0), double(NeuralODE(Dense(2 => 3)))...)
     @test_throws "layer must be a NeuralODE" LatentODE(network(), 2, 3)
 end
+
+Base.find_package("JLArrays") === nothing || include("device_layers.jl")

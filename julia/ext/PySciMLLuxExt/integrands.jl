@@ -31,7 +31,7 @@ NetworkIntegrand(field::NetworkField{T}, terms, stages) where {T} =
     NetworkIntegrand(field, Integrated[terms...], zeros(stages), [[Matrix{T}[] for _ in terms] for _ in 1:stages])
 
 PySciML.prepare!(::NetworkIntegrand, p, start, length) = nothing
-PySciML.prepare!(::NetworkIntegrand, p) = nothing
+PySciML.prepare!(::NetworkIntegrand, p::AbstractVector) = nothing
 
 """
 The derivatives a term is made of, the last one its own. Those of the solution follow one by one from those of the model along it

@@ -24,10 +24,10 @@ Lux.initialstates(rng::PySciML.Random.AbstractRNG, m::LatentODELayer) = (;
 "Mean and logarithm of the variance of the first hidden state of every series."
 function encode(m::LatentODELayer, x, mask, times, ps, st)
     T, n_t = eltype(x), length(times)
-    gaps = ignore_derivatives(() -> T[diff(times); 0])
-    hidden = ignore_derivatives(() -> zeros(T, m.width, size(x, 3)))
+    gaps = ignore_derivatives(() -> T[diff(Array(times)); 0])
+    hidden = ignore_derivatives(() -> zeros_like(x, T, m.width, size(x, 3)))
     for k in n_t:-1:1
-        row = vcat(x[:, k, :] .* mask[:, k, :], mask[:, k, :], ignore_derivatives(() -> fill(gaps[k], 1, size(x, 3))))
+        row = vcat(x[:, k, :] .* mask[:, k, :], mask[:, k, :], ignore_derivatives(() -> fill!(similar(x, T, 1, size(x, 3)), gaps[k])))
         (next, _), _ = m.cell((row, (hidden,)), ps.cell, st.cell)
         seen = ignore_derivatives(() -> T.(any(>(0), mask[:, k, :]; dims = 1)))
         hidden = seen .* next .+ (1 .- seen) .* hidden
@@ -41,7 +41,7 @@ function (m::LatentODELayer)((x, mask, times)::Tuple, ps, st::NamedTuple)
     mean, log_variance = encode(m, x, mask, times, ps, st)
     rng, draw = ignore_derivatives() do
         generator = Lux.replicate(st.rng)
-        generator, randn(generator, eltype(x), size(mean))
+        generator, sent(x, randn(generator, eltype(x), size(mean)))
     end
     z = st.training isa Val{true} ? mean .+ exp.(log_variance ./ 2) .* draw : mean
     solved, layer = m.layer((z, times), ps.layer, st.layer)

@@ -67,6 +67,8 @@ method(layer::NeuralODELayer) = layer.method
 method(::NeuralSDELayer) = nothing
 adjoint(layer::NeuralODELayer) = layer.adjoint
 adjoint(::NeuralSDELayer) = nothing
+name(::NeuralODELayer) = "NeuralODE"
+name(::NeuralSDELayer) = "NeuralSDE"
 parts(layer::NeuralODELayer, given) = (given.model,)
 parts(layer::NeuralSDELayer, given) = (given.drift, given.diffusion)
 
@@ -88,30 +90,42 @@ end
 
 function (layer::Layer)(given::Tuple{AbstractMatrix, Any}, ps, st::NamedTuple)
     y0, ts = given
-    job, draws, rng = ignore_derivatives(() -> prepared(layer, y0, ts, st))
+    job, draws, rng = ignore_derivatives(() -> prepared(layer, y0, ts, ps, st))
     y, regularization, evaluations, steps, rejected, success =
         solution(job, models(layer), y0, parts(layer, ps), parts(layer, st), draws)
     return (; y, regularization, evaluations, steps, rejected, success), (; st..., rng)
 end
 
 "A solve's job, its random numbers, and the generator after them."
-function prepared(layer::Layer, y0, ts, st)
-    y0 isa Array || throw(ArgumentError("the layers solve arrays in main memory, and not $(typeof(y0))"))
+function prepared(layer::Layer, y0, ts, ps, st)
+    check_place(name(layer), y0, parts(layer, ps))
+    kind(y0) === Array || check_device(layer, kind(y0))
     s, rng = layer.setting, Lux.replicate(st.rng)
     regularizers = st.training isa Val{true} ? s.regularize : ()
-    terms = map(r -> Term(r, PySciML.coefficient(r, st.progress), rand(rng), noise(layer, r, rng, size(y0))), regularizers)
+    terms = map(r -> Term(r, PySciML.coefficient(r, st.progress), rand(rng), noise(layer, r, rng, y0)), regularizers)
     shift = PySciML.end_shift(regularizers)
     t1 = s.t1 + (shift == 0 ? 0.0 : shift * (2 * rand(rng) - 1))
-    times = ts === nothing ? nothing : moved(Float64.(ts), s, t1)
+    times = ts === nothing ? nothing : moved(Float64.(Array(ts)), s, t1)
     job = Job(method(layer), adjoint(layer), s.rtol, s.atol, s.max_steps, s.with_time, s.t0, t1, times, terms)
     return job, Draws(size(y0), rand(rng, UInt64)), rng
 end
 
 "The normal random numbers of a regularizer: a new path's, or a direction."
-noise(::NeuralSDELayer, regularizer, rng, shape) = randn(rng, shape..., 2)
-noise(::NeuralODELayer, ::PySciML.JacobianNorm, rng, shape) = randn(rng, shape...)
-noise(::NeuralSDELayer, ::PySciML.JacobianNorm, rng, shape) = randn(rng, shape...)
-noise(::NeuralODELayer, regularizer, rng, shape) = nothing
+noise(::NeuralSDELayer, regularizer, rng, y0) = sent(y0, randn(rng, size(y0)..., 2))
+noise(::NeuralSDELayer, ::PySciML.JacobianNorm, rng, y0) = randn(rng, size(y0)...)
+noise(::NeuralODELayer, ::PySciML.JacobianNorm, rng, y0) = randn(rng, size(y0)...)
+noise(::NeuralODELayer, regularizer, rng, y0) = nothing
+
+"Throw for what layers have in main memory alone: dual numbers along a solution, and the equations of adjoints."
+function check_device(layer::Layer, where)
+    refuse(what, instead) = throw(ArgumentError("$(name(layer)): $what is not for states in $where: $instead"))
+    adjoint(layer) === nothing || refuse("an adjoint", "leave adjoint out, and the steps are differentiated")
+    for r in layer.setting.regularize
+        r isa Union{PySciML.TaylorDerivative, PySciML.JacobianNorm} &&
+            refuse(nameof(typeof(r)), "regularize by KineticEnergy or ErrorEstimate, or keep states in main memory")
+    end
+    return nothing
+end
 
 "Output times, of which the end moves with the end, checked."
 function moved(times::Vector{Float64}, s::Setting, t1::Float64)

@@ -17,21 +17,23 @@ kinetic(job::Job) = sum(term -> term.regularizer isa PySciML.KineticEnergy ? ter
 n_stages(job::Job) = job.method === nothing ? PySciML.NOISY_STAGES : PySciML.n_stages(job.method)
 
 "A model as the field of a job."
-field_of(job::Job, ::Type{T}, model, shape, ps, st, config) where {T} =
-    NetworkField{T}(model, ps, st, shape, n_stages(job), job.with_time, config)
+field_of(job::Job, model, y0, ps, st, config) = NetworkField(model, ps, st, y0, n_stages(job), job.with_time, config)
+
+"Zeros for the solution at the times of a job."
+along_times(job::Job, y0) = zeros_like(y0, Float64, size(y0)..., job.times === nothing ? 0 : length(job.times))
 
 "The solution of a job, as `(y, regularization, evaluations, steps, rejected, success)`."
 solution(job::Job, models, y0, ps, st, draws) = first(solved(job, models, y0, ps, st, draws, nothing))
 
 "The models of a job: one, or drift and diffusion. Returns the solution, and the solve to go back through."
 function solved(job::Job, models::Tuple{Any}, y0::AbstractMatrix{T}, ps, st, draws, config) where {T}
-    make() = field_of(job, T, models[1], size(y0), ps[1], st[1], config)
+    make() = field_of(job, models[1], y0, ps[1], st[1], config)
     integrand = integrand_of(job, make, n_stages(job))
     s = AdaptiveSolve(
         make(), job.method, size(y0), job.rtol, job.atol, job.max_steps; kinetic = kinetic(job), integrand,
         dense = job.adjoint !== nothing && config !== nothing,
     )
-    ys = zeros(size(y0)..., job.times === nothing ? 0 : length(job.times))
+    ys = along_times(job, y0)
     PySciML.solve!(ys, s, Float64[], Float64.(y0), Float64[], Float64[], job.t0, job.t1, something(job.times, Float64[]))
     return outcome(job, s, ys, T, s.n_rhs, s.n_steps, s.n_rejected)
 end
@@ -43,17 +45,17 @@ function integrand_of(job::Job, make, stages)
 end
 
 function solved(job::Job, models::Tuple{Any, Any}, y0::AbstractMatrix{T}, ps, st, draws, config) where {T}
-    make(k) = field_of(job, T, models[k], size(y0), ps[k], st[k], config)
+    make(k) = field_of(job, models[k], y0, ps[k], st[k], config)
     s = NoisySolve(
         make(1), make(2), size(y0), job.rtol, job.atol, job.max_steps; kinetic = kinetic(job),
         integrand = integrand_of(job, () -> make(1), 1),
     )
-    ys = zeros(size(y0)..., job.times === nothing ? 0 : length(job.times))
-    numbers = draws(0)
+    ys = along_times(job, y0)
+    numbers = sent(y0, draws(0))
     while true
         PySciML.solve!(ys, s, Float64[], Float64.(y0), job.t0, job.t1, something(job.times, Float64[]), numbers)
         s.wants_draws || break
-        numbers = cat(numbers, draws(size(numbers, 4)); dims = 4)
+        numbers = cat(numbers, sent(y0, draws(size(numbers, 4))); dims = 4)
     end
     return outcome(job, s, ys, T, PySciML.NOISY_STAGES * s.attempts, s.count, s.attempts - s.count)
 end
@@ -68,7 +70,7 @@ end
 
 "The derivatives by the parameters of all models of a solve."
 function parameter_bars(s::AdaptiveSolve)
-    p_bar = zeros(PySciML.n_params(s.field))
+    p_bar = zero(s.field.ps_bar)
     PySciML.parameter_bars!(p_bar, s)
     return (p_bar,)
 end
@@ -113,9 +115,8 @@ function ChainRulesCore.rrule(
         bars = unthunk(given)
         bars isa AbstractZero && return ntuple(_ -> NoTangent(), 7)
         y_bar, total_bar = unthunk(bars[1]), unthunk(bars[2])
-        ys_bar = zeros(size(y0)..., job.times === nothing ? 0 : length(job.times))
-        y1_bar, y0_bar = zeros(size(y0)), zeros(size(y0))
-        y_bar isa AbstractZero || copyto!(job.times === nothing ? y1_bar : ys_bar, y_bar)
+        ys_bar, y1_bar, y0_bar = along_times(job, y0), zeros_like(y0, Float64, size(y0)), zeros_like(y0, Float64, size(y0))
+        y_bar isa AbstractZero || ((job.times === nothing ? y1_bar : ys_bar) .= y_bar)
         weight = total_bar isa AbstractZero ? 0.0 : Float64(total_bar)
         pull! = job.adjoint === nothing ? pull_by_steps! : pull_by_adjoint!
         p_bars = pull!(y0_bar, job, s, ys_bar, y1_bar, y1, weight)
