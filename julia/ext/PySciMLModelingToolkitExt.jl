@@ -1,7 +1,8 @@
 module PySciMLModelingToolkitExt
 
 using ModelingToolkit: D_nounits, System, VariableStatePriority, equations, mtkcompile, observed, t_nounits, toparam, unknowns
-using PySciML: PySciML, Graph, PARAM, STATE, SYMBOLIC, Symbols, TIME, Writer, add!, node_numbers, trace, write!
+using PrecompileTools: @compile_workload
+using PySciML: PySciML, CONST, Graph, PARAM, STATE, SYMBOLIC, Symbols, TIME, Writer, add!, node_numbers, trace, write!
 using SymbolicUtils: FnType, arguments, iscall, operation, setmetadata
 using Symbolics: Symbolics, Differential, Equation, Num, unwrap
 
@@ -75,6 +76,20 @@ function places_of(symbols, functions, highest)
         haskey(places, symbol) || throw(ArgumentError("ModelingToolkit made an unknown $symbol, which is no derivative"))
     end
     return places
+end
+
+"A system of index 2: `x' = z`, `y' = p - z` and `x^2 + y = 1`."
+function reduce_example()
+    op = [fill(STATE, 5); PARAM; CONST; 0x0b; 0x0a; 0x0b; 0x0c; 0x0a; 0x0b]
+    operands = [fill((-1, -1), 7); (1, 4); (3, 4); (8, 5); (0, 0); (10, 2); (11, 6)]
+    args = [k < 3 ? pair[k] : -1 for pair in operands, k in 1:3]
+    constant, index = zeros(length(op)), fill(-1, length(op))
+    constant[7], index[1:6] = 1.0, [0:4; 0]
+    return PySciML.index_reduced(Graph(op, args, constant, index, 5, 1), [7, 9, 12], [0, 0, 1, 1, 2], [0, 1, 0, 1, 0], Int[])
+end
+
+@compile_workload if PySciML.workload_enabled(PySciML)
+    reduce_example()
 end
 
 end
