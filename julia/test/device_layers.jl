@@ -8,6 +8,8 @@ on_device(x::AbstractArray) = JLArray(x)
 on_device(x::Union{NamedTuple, Tuple}) = map(on_device, x)
 on_device(x) = x
 
+single(layer) = Lux.setup(Xoshiro(1), layer)
+
 "What a layer gives, and the derivatives of a sum over it by its parameters and states; `place` is where the arrays are."
 function results_of(layer, ps, st, y0, times, place)
     loss(q, y) = (out = layer((y, times), q, st)[1]; sum(abs2, out.y) + out.regularization)
@@ -48,8 +50,6 @@ end
     @test Array(layer(JLArray(y0[:, 1]), on_device(ps), st)[1].y) ≈ layer(y0[:, 1], ps, st)[1].y
 end
 
-single(layer) = Lux.setup(Xoshiro(1), layer)
-
 @testset "on a device a neural SDE has the paths of main memory" begin
     y0 = randn(Xoshiro(6), 2, 4)
     diffusion = Chain(Dense(2 => 4, tanh), Dense(4 => 2, sigmoid))
@@ -74,7 +74,7 @@ end
         given = place(x), place(mask), times
         loss(q) = (o = model(given, q, st)[1]; sum(abs2, given[2] .* (o.x .- given[1])) + sum(o.kl) / 10 + o.solved.regularization)
         out, _ = model(given, place(ps), st)
-        slope, = Zygote.gradient(loss, place(ps))
+        slope = only(Zygote.gradient(loss, place(ps)))
         map(Array, (out.x, out.kl, reduce(vcat, vec.(Array.(leaves(slope))))))
     end
     @test all(isapprox(found, wanted; rtol = 1.0e-9) for (wanted, found) in zip(results...))
