@@ -12,17 +12,18 @@ together), `algorithms.jl` (names to algorithms), `events.jl`, `jumps.jl`, `prob
 `solve.jl` (bounded slices of work), `results.jl` (solutions to arrays), `ensembles.jl` (many trajectories on threads),
 `static.jl` (small models out of place, on static vectors), `device.jl` (the same on a GPU),
 `memory.jl` (arrays from and to Python), `simplify.jl` (the way back from Symbolics), `reduction.jl` (index reduction by
-ModelingToolkit.jl), `fields.jl` (partial differential equations as loops), `joins.jl` and `device_fields.jl` (those on a GPU), `device_ensembles.jl` (ensembles there as one
-system), `modes.jl` (the same by their Fourier modes), `exponential.jl` (a linear part and the rest, for exponential
-methods), `workload.jl` (what is compiled beforehand).
+ModelingToolkit.jl), `modules.jl` (networks of other packages, taken apart), `fields.jl` (partial differential equations as
+loops), `joins.jl` and `device_fields.jl` (those on a GPU), `device_ensembles.jl` (ensembles there as one system), `modes.jl`
+(fields by their Fourier modes), `exponential.jl` (a linear part and the rest, for exponential methods), `workload.jl` (what
+is compiled beforehand).
 
 Training has a way of its own, which needs no solver package: `pointwise.jl` (operations on a batch, with derivatives),
 `networks.jl`, `series.jl` (Taylor series through them), `tape.jl` (graphs of all), `batch.jl` (their pieces on threads), `states.jl`
 (arithmetic on what is solved for), `explicit_methods.jl`, `adaptive.jl` and `adjoint.jl` (solves that keep their error and stiffness
 estimates, differentiated), `integrand.jl` (what is integrated along with them), `noisy.jl` and `noisy_adjoint.jl` (the same with
 noise), `training.jl` (what Python calls), `device_tape.jl`, `device_batch.jl`, `device_states.jl` and `device_adaptive.jl` (the same
-solves with all arrays on a GPU), `optimizers.jl` (rules of Optimisers.jl),
-`sensitivities.jl` (adjoints of SciMLSensitivity.jl), `regularizers.jl` and `layers.jl` (the same solves as Lux layers, for models written in Julia).
+solves with all arrays on a GPU), `optimizers.jl` (rules of Optimisers.jl), `sensitivities.jl` (adjoints of SciMLSensitivity.jl),
+`regularizers.jl` and `layers.jl` (the same solves as Lux layers, for models written in Julia).
 """
 module PySciML
 

@@ -302,6 +302,7 @@ def _in_a_fork(queue) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="fork is Linux's way")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX's, where an earlier test has loaded it
 def test_after_a_fork_it_says_so() -> None:
     solve(lorenz(), "Tsit5")
     context = multiprocessing.get_context("fork")
