@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Graph, GraphBuilder, ops
+from pysciml.graph.networks import ACTIVATIONS
 
 Nodes = npt.NDArray[np.int32]
 #: An operation of JAX on nodes, one for each operand.
@@ -250,11 +251,6 @@ def _clamp(b: GraphBuilder, params: Any, low: int, x: int, high: int) -> int:
     return _limit(ops.MIN)(b, params, above, high)
 
 
-def _logistic(b: GraphBuilder, params: Any, x: int) -> int:
-    half = b.constant(0.5)
-    return b.mul(half, b.add(b.one, b.call(ops.TANH, b.mul(half, x))))
-
-
 def _cube_root(b: GraphBuilder, params: Any, x: int) -> int:
     size = b.power(b.call(ops.ABS, x), b.constant(1 / 3))
     return b.mul(b.call(ops.SIGN, x), size)
@@ -322,7 +318,7 @@ _POINTWISE: Final[dict[str, Rule]] = {
     "exp2": lambda b, params, x: b.call(ops.EXP, b.mul(b.constant(math.log(2.0)), x)),
     "expm1": lambda b, params, x: b.sub(b.call(ops.EXP, x), b.one),
     "log1p": lambda b, params, x: b.call(ops.LOG, b.add(b.one, x)),
-    "logistic": _logistic,
+    "logistic": lambda b, params, x: ACTIVATIONS["sigmoid"][1](b, x),
     "lgamma": lambda b, params, x: b.call(ops.LOGGAMMA, x),
     "digamma": lambda b, params, x: b.call(ops.POLYGAMMA, b.zero, x),
 }
