@@ -13,9 +13,9 @@ from typing import IO, Any, Final
 import numpy as np
 
 from pysciml.engines.base import SolveOptions
-from pysciml.errors import UnsupportedError
 from pysciml.graph import EventSpec, Graph, JumpSpec, Model, Network
 from pysciml.graph.networks import Call
+from pysciml.graph.written import written_network
 
 _LENGTH: Final = 16
 #: The arrays of a graph and of a model.
@@ -52,15 +52,9 @@ def pack_model(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises
     ------
     UnsupportedError
-        If it contains another library's code, which cannot be sent as data.
+        If it contains another library's module that cannot be written out as data.
     """
     graph = model.graph
-    for network in graph.networks:
-        if network.foreign is not None:
-            raise UnsupportedError(
-                f"the network {network.name} is {network.foreign.library} code, which other processes cannot be sent: "
-                "write it as pysciml.MLP, or solve in this process (workers=1, no executor)"
-            )
     header = {
         "model": {
             "kind": model.kind,
@@ -76,11 +70,16 @@ def pack_model(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
             "index": model.index,
         },
         "n_params": graph.n_params,
-        "networks": [asdict(replace(network, start=None)) for network in graph.networks],
+        "networks": [_fields(network) for network in graph.networks],
         "calls": [list(call) for call in graph.calls],
         "outputs": list(graph.outputs),
     }
     arrays: dict[str, Any] = {name: getattr(graph, name) for name in _GRAPH}
+    for i, network in enumerate(graph.networks):
+        if network.foreign is not None:
+            written = network.foreign.written()
+            arrays |= {f"network{i}_{name}": getattr(written, name) for name in _GRAPH}
+            arrays[f"network{i}_out"] = written.outputs["out"]
     arrays |= {name: getattr(model, name) for name in _MODEL}
     if model.guessed is not None:
         arrays["guessed"] = model.guessed
@@ -95,7 +94,7 @@ def unpack_model(header: dict[str, Any], arrays: dict[str, Any]) -> Model:
         n_states=len(fields["states"]),
         n_params=header["n_params"],
         outputs={name: arrays[f"output{i}"] for i, name in enumerate(header["outputs"])},
-        networks=[_network(fields) for fields in header["networks"]],
+        networks=[_network(fields, f"network{i}_", arrays) for i, fields in enumerate(header["networks"])],
         calls=[Call(network, output, tuple(wrt), order) for network, output, wrt, order in header["calls"]],
     )
     events = tuple(EventSpec(**_with_targets(spec)) for spec in fields.pop("events"))
@@ -109,9 +108,21 @@ def _with_targets(spec: dict[str, Any]) -> dict[str, Any]:
     return {**spec, "targets": tuple(spec["targets"])}
 
 
-def _network(fields: dict[str, Any]) -> Network:
+def _fields(network: Network) -> dict[str, Any]:
+    """A network without its weights: those of a solve are among the parameters."""
+    foreign = network.foreign
+    fields = asdict(replace(network, start=None, foreign=None))
+    return fields if foreign is None else {**fields, "foreign": [foreign.library, foreign.size]}
+
+
+def _network(fields: dict[str, Any], prefix: str, arrays: dict[str, Any]) -> Network:
     given: dict[str, Any] = {**fields, "hidden": tuple(fields["hidden"])}
-    return Network(**given)
+    if given["foreign"] is None:
+        return Network(**given)
+    library, size = given["foreign"]
+    parts = [arrays[prefix + name] for name in _GRAPH]
+    graph = Graph(*parts, n_states=given["inputs"], n_params=size, outputs={"out": arrays[prefix + "out"]})
+    return written_network(given["name"], graph, (), library, given["seed"])
 
 
 def read_options(options: dict[str, Any], arrays: dict[str, Any]) -> SolveOptions:

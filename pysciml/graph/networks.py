@@ -40,7 +40,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Foreign:
-    """A network that is code of another library, not layers this package knows.
+    """A network that is a module of another library, not layers this package knows.
 
     Attributes
     ----------
@@ -49,19 +49,27 @@ class Foreign:
     size : int
         How many weights it has.
     library : str
-        Whose code it is.
+        Whose module it is.
     function : callable
-        ``function(weights, x) -> y`` in that library's arrays, x of shape (inputs,).
-    write : callable
-        Returns it as a graph over states (inputs) and parameters (weights), with the output ``out``; raises
-        `UnsupportedError` where it has operations that a graph has not.
+        ``function(weights, x) -> y`` in JAX's arrays, x of shape (inputs,).
+    graph : Graph, optional
+        The same, written out over states (inputs) and parameters (weights), with the output ``out``.
+    reason : str
+        Without a graph, why: a sentence.
     """
 
     fingerprint: str
     size: int
-    library: str
+    library: str = field(compare=False)
     function: Callable[[Any, Any], Any] = field(compare=False, repr=False)
-    write: Callable[[], Graph] = field(compare=False, repr=False)
+    graph: Graph | None = field(default=None, compare=False, repr=False)
+    reason: str = field(default="", compare=False, repr=False)
+
+    def written(self) -> Graph:
+        """Its graph; `UnsupportedError` says why it has none."""
+        if self.graph is None:
+            raise UnsupportedError(self.reason)
+        return self.graph
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ class Network:
     def content(self) -> str:
         """What its function depends on, as text, for hashes: neither its name nor its initial weights."""
         if self.foreign is not None:
-            return f"{self.foreign.library} {self.foreign.fingerprint} {self.inputs} {self.outputs}"
+            return f"module {self.foreign.fingerprint} {self.inputs} {self.outputs}"
         return f"mlp {self.inputs} {self.outputs} {self.hidden} {self.activation} {self.final}"
 
     def initial(self, seed: int | None = None) -> Array:
@@ -235,8 +243,8 @@ def evaluate(network: Network, weights: Array, x: Array) -> Array:
 
 def _evaluate_foreign(network: Network, weights: Array, x: Array) -> Array:
     assert network.foreign is not None
-    if network.foreign.library != "equinox":
-        return network.foreign.write().evaluate("out", x, weights, 0.0)
+    if network.foreign.graph is not None:
+        return network.foreign.graph.evaluate("out", x, weights, 0.0)
     from pysciml.engines.jax.network import evaluate_foreign
 
     return evaluate_foreign(network, weights, x)
@@ -259,7 +267,7 @@ def derivative(network: Network, wrt: tuple[int, ...], weights: Array, x: Array)
     """As `evaluate`, differentiated by the inputs in ``wrt``."""
     if not wrt:
         return evaluate(network, weights, x)
-    if network.foreign is not None and network.foreign.library == "equinox":
+    if network.foreign is not None and network.foreign.graph is None:
         from pysciml.engines.jax.network import evaluate_foreign
 
         return evaluate_foreign(network, weights, x, wrt)
@@ -307,7 +315,7 @@ def series(network: Network, order: int, weights: Array, x: Array) -> Array:
 def write_out(b: GraphBuilder, network: Network, inputs: Sequence[int], offset: int) -> list[int]:
     """A network neuron by neuron: its outputs as nodes of ``b``, its weights the parameters from ``offset`` on."""
     if network.foreign is not None:
-        return _copy(b, network.foreign.write(), inputs, offset)
+        return _copy(b, network.foreign.written(), inputs, offset)
     values = list(inputs)
     for layer in network.layers:
         n_out, n_in = layer.shape
@@ -324,11 +332,8 @@ def write_out(b: GraphBuilder, network: Network, inputs: Sequence[int], offset: 
 def check_written(networks: Sequence[Network], engine: str) -> None:
     """Refuse, by name, networks that an engine cannot run because they cannot be written out."""
     for network in networks:
-        if network.foreign is not None:
-            try:
-                network.foreign.write()
-            except UnsupportedError as error:
-                raise UnsupportedError(str(error), engine=engine) from error
+        if network.foreign is not None and network.foreign.graph is None:
+            raise UnsupportedError(network.foreign.reason, engine=engine)
 
 
 def without_foreign(graph: Graph) -> Graph:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,6 +19,7 @@ from pysciml.errors import ModelError, ProblemError, UnsupportedError
 from pysciml.files import writing
 from pysciml.graph import EventSpec, Graph, JumpSpec, Model, Network, ops
 from pysciml.graph.networks import Call
+from pysciml.graph.written import written_network
 from pysciml.symbolic.events import Event, Jump
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, StateInfo
@@ -60,14 +61,7 @@ def save(system: System, path: str | Path, weights: Mapping[Any, Any] | None = N
         "noise_type": model.noise_type,
         "diffusion_rows": model.diffusion_rows.tolist(),
         "diffusion_cols": model.diffusion_cols.tolist(),
-        "graph": {
-            "op": graph.op.tolist(),
-            "args": graph.args.tolist(),
-            # repr-exact and valid JSON: constants are finite by construction
-            "const": graph.const.tolist(),
-            "index": graph.index.tolist(),
-            "outputs": {name: nodes.tolist() for name, nodes in graph.outputs.items()},
-        },
+        "graph": _arrays_of(graph),
         "hash": model.hash,
     }
     if model.constraints:
@@ -83,6 +77,17 @@ def save(system: System, path: str | Path, weights: Mapping[Any, Any] | None = N
         temporary.write_text(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def _arrays_of(graph: Graph) -> dict[str, Any]:
+    return {
+        "op": graph.op.tolist(),
+        "args": graph.args.tolist(),
+        # repr-exact and valid JSON: constants are finite by construction
+        "const": graph.const.tolist(),
+        "index": graph.index.tolist(),
+        "outputs": {name: nodes.tolist() for name, nodes in graph.outputs.items()},
+    }
+
+
 def _networks_of(system: System, weights: Mapping[Any, Any]) -> list[dict[str, Any]]:
     given: dict[str, Any] = dict(system._weights)
     for key, values in weights.items():
@@ -92,20 +97,22 @@ def _networks_of(system: System, weights: Mapping[Any, Any]) -> list[dict[str, A
         given[found[0]] = weight_array(values, found[0], found[1].stop - found[1].start)
     entries: list[dict[str, Any]] = []
     for network in system.graph.networks:
-        if network.foreign is not None:
-            raise UnsupportedError(
-                f"the network {network.name} is an {network.foreign.library} module: a model file holds data, never "
-                "code; pysciml.MLP can be saved, and so can modules that are dense layers alone"
-            )
         entry: dict[str, Any] = {
             "name": network.name,
             "inputs": network.inputs,
             "outputs": network.outputs,
-            "hidden": list(network.hidden),
-            "activation": network.activation,
-            "output_activation": network.final,
             "seed": network.seed,
         }
+        if network.foreign is None:
+            entry |= {
+                "hidden": list(network.hidden),
+                "activation": network.activation,
+                "output_activation": network.final,
+            }
+        elif network.foreign.graph is None:
+            raise UnsupportedError(f"a model file holds data, never code: {network.foreign.reason}")
+        else:
+            entry |= {"library": network.foreign.library, "written": _arrays_of(network.foreign.graph)}
         if network.name in given:
             entry["weights"] = given[network.name].tolist()
         elif network.start is not None:
@@ -238,19 +245,40 @@ def _networks(document: _Checked) -> tuple[list[Network], dict[str, Any]]:
     networks: list[Network] = []
     weights: dict[str, Any] = {}
     for entry in document.objects("networks"):
-        network = MLP(
-            _name(entry.get("name", str)),
-            entry.get("inputs", int),
-            entry.get("outputs", int),
-            entry.get("hidden", list),
-            entry.get("activation", str),
-            entry.get("output_activation", str),
-            entry.get("seed", int),
-        ).network
+        network = _written(entry) if entry.has("written") else _layers(entry)
         networks.append(network)
         if entry.has("weights"):
             weights[network.name] = weight_array(entry.get("weights", list), network.name, network.size)
     return networks, weights
+
+
+def _layers(entry: _Checked) -> Network:
+    return MLP(
+        _name(entry.get("name", str)),
+        entry.get("inputs", int),
+        entry.get("outputs", int),
+        entry.get("hidden", list),
+        entry.get("activation", str),
+        entry.get("output_activation", str),
+        entry.get("seed", int),
+    ).network
+
+
+def _written(entry: _Checked) -> Network:
+    """A module that was written out: its graph, checked as that of a model, and the weights, which it comes with."""
+    name, n_in, n_out = _name(entry.get("name", str)), entry.get("inputs", int), entry.get("outputs", int)
+    library, seed, weights = entry.get("library", str), entry.get("seed", int), entry.get("weights", list)
+    if library not in ("equinox", "lux") or n_in < 1 or seed < 0:
+        raise ModelError(f"the network {name} is no module that was written out")
+    arrays = entry.object("written")
+    outputs = arrays.get("outputs", dict)
+    graph = _graph(arrays, n_in, len(weights), outputs)
+    if {key: len(nodes) for key, nodes in graph.outputs.items()} != {"out": n_out}:
+        raise ModelError(f"the network {name} has other outputs than one vector of {n_out}")
+    strange = graph.used_ops(["out"]) & ({ops.TIME, ops.HISTORY} | ops.VECTORS)
+    if strange:
+        raise ModelError(f"the network {name} has the operation {ops.OPS[min(strange)].name}")
+    return written_network(name, graph, weight_array(weights, name, len(weights)).tolist(), library, seed)
 
 
 def _calls(document: _Checked) -> list[Call]:
@@ -301,20 +329,8 @@ def _model(
     arrays = document.object("graph")
     outputs = arrays.get("outputs", dict)
     n = len(states)
-    try:
-        graph = Graph.from_arrays(
-            arrays.get("op", list),
-            arrays.get("args", list),
-            arrays.get("const", list),
-            arrays.get("index", list),
-            n,
-            len(symbols) + sum(network.size for network in networks),
-            outputs,
-            networks,
-            _calls(arrays),
-        )
-    except (TypeError, OverflowError) as error:
-        raise ModelError(f"graph: {error}") from error
+    n_params = len(symbols) + sum(network.size for network in networks)
+    graph = _graph(arrays, n, n_params, outputs, networks, _calls(arrays))
     events = tuple(_event(entry, i, n) for i, entry in enumerate(document.objects("events")))
     jumps = tuple(
         _jump(entry, i, n) for i, entry in enumerate(document.objects("jumps") if document.has("jumps") else ())
@@ -373,6 +389,21 @@ def _model(
         guessed=guessed,
         index=int(not all(differential)) if index is None else index,
     )
+
+
+def _graph(
+    arrays: _Checked,
+    n_states: int,
+    n_params: int,
+    outputs: dict[str, Any],
+    networks: Sequence[Network] = (),
+    calls: Sequence[Call] = (),
+) -> Graph:
+    op, args, const, index = (arrays.get(key, list) for key in ("op", "args", "const", "index"))
+    try:
+        return Graph.from_arrays(op, args, const, index, n_states, n_params, outputs, networks, calls)
+    except (TypeError, OverflowError) as error:
+        raise ModelError(f"graph: {error}") from error
 
 
 def _index(

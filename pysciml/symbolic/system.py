@@ -244,7 +244,7 @@ class System:
         ProblemError
             If weights do not fit.
         UnsupportedError
-            If a network is another library's module, which is code.
+            If a network is another library's module with operations that cannot be written out as data.
         """
         from pysciml.symbolic.files import save
 

@@ -13,6 +13,9 @@ import pytest
 import pysciml as ps
 from pysciml.engines.jax import written
 from pysciml.engines.jax.compiling import double_precision
+from pysciml.ensemble import loop
+from pysciml.ensemble.messages import pack_model, unpack_model
+from pysciml.graph import ops
 from pysciml.graph.networks import evaluate, expand
 
 x, y = ps.variables("x y")
@@ -242,8 +245,8 @@ def test_bad_modules_are_refused(tmp_path):
         ps.Network("own", module, inputs=2, outputs=3)
     with pytest.raises(ps.ModelError, match="fails for 3 inputs"):
         ps.Network("own", module, inputs=3, outputs=2)
-    with pytest.raises(ps.UnsupportedError, match="never code"):
-        system_of(ps.Network("own", module_of("attention"), inputs=2, outputs=2)).save(tmp_path / "m.json")
+    with pytest.raises(ps.UnsupportedError, match=r"never code: the network own .* 'sort'"):
+        system_of(ps.Network("own", jnp.sort, inputs=2, outputs=2)).save(tmp_path / "m.json")
 
 
 def test_a_file_of_a_module_holds_its_weights(tmp_path):
@@ -251,3 +254,83 @@ def test_a_file_of_a_module_holds_its_weights(tmp_path):
     system_of(network).save(tmp_path / "m.json")
     document = json.loads((tmp_path / "m.json").read_text())
     assert document["graph"]["networks"][0]["weights"] == network.initial().tolist()
+
+
+@pytest.mark.parametrize("name", ["attention", "recurrent", "no biases"])
+def test_a_file_of_another_module_holds_what_it_computes(name, tmp_path):
+    """The same numbers on every engine, with no module about, and weights that can be given and trained."""
+    network = ps.Network("own", module_of(name), inputs=2, outputs=2)
+    system, path = system_of(network), tmp_path / "m.json"
+    system.save(path)
+    loaded = ps.load(path)
+    assert isinstance(loaded, ps.System)
+    assert loaded.model.hash == system.model.hash
+    problem = problem_of(network)
+    again = ps.Problem(loaded, {"x": 1.0, "y": 0.5}, (0, 2), {"a": 0.5})
+    assert np.array_equal(again.p, problem.p)
+    for engine in ("native", "jax"):
+        expected, found = (
+            ps.solve(one, "KenCarp4" if engine == "jax" else None, engine=engine, rtol=1e-9, atol=1e-9)
+            for one in (problem, again)
+        )
+        assert found.x.values[-1] == pytest.approx(expected.x.values[-1], abs=1e-8)
+    trained = network.initial() + 0.1
+    other = tmp_path / "other.json"
+    loaded.save(other, {network: trained})
+    again = ps.load(other)
+    assert isinstance(again, ps.System)
+    assert np.array_equal(ps.Problem(again, {"x": 1.0, "y": 0.5}, (0, 2), {"a": 0.5}).p[1:], trained)
+    assert again.model.hash == system.model.hash
+
+
+def _set(document, key, value):
+    document["graph"]["networks"][0][key] = value
+
+
+def _take(graph, code):
+    """Make another operation of the first state."""
+    node = graph["op"].index(ops.STATE)
+    graph["op"][node], graph["index"][node] = code, -1
+
+
+DAMAGES = {
+    "another constant": (
+        lambda d: _set(d, "written", json.loads(json.dumps(_written(d)).replace("6.0", "7.0"))),
+        "hash",
+    ),
+    "too few weights": (lambda d: _set(d, "weights", d["graph"]["networks"][0]["weights"][:-1]), "bad index|hash"),
+    "no library": (lambda d: _set(d, "library", "os"), "no module"),
+    "outputs": (lambda d: _set(d, "outputs", 3), "other outputs"),
+    "operands": (lambda d: _written(d)["args"].__setitem__(0, [7, 7, 7]), "bad operands"),
+    "time": (lambda d: _take(_written(d), ops.TIME), "the operation time"),
+}
+
+
+def _written(document):
+    return document["graph"]["networks"][0]["written"]
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_module_in_a_file_is_refused(name, tmp_path):
+    damage, message = DAMAGES[name]
+    path = tmp_path / "m.json"
+    system_of(ps.Network("own", module_of("attention"), inputs=2, outputs=2)).save(path)
+    document = json.loads(path.read_text())
+    damage(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(ps.ModelError, match=message):
+        ps.load(path)
+
+
+def test_other_processes_are_sent_what_a_module_computes(monkeypatch):
+    problem = problem_of(ps.Network("own", module_of("recurrent"), inputs=2, outputs=2))
+    model = problem.system.model
+    sent = unpack_model(*pack_model(model))
+    assert sent.hash == model.hash
+    assert sent.graph.networks == model.graph.networks
+    monkeypatch.setattr(loop, "_WORTH_STARTING", 0.0)
+    over = {a: np.linspace(0.2, 0.6, 400)}
+    one, two = (ps.solve_ensemble(problem, engine="native", over=over, saveat=[2.0], workers=k) for k in (1, 2))
+    assert np.array_equal(one.x.values, two.x.values)
+    with pytest.raises(ps.UnsupportedError, match="'sort'"):
+        pack_model(problem_of(ps.Network("own", jnp.sort, inputs=2, outputs=2)).system.model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import equinox as eqx
@@ -17,7 +16,6 @@ from pysciml.engines.jax.compiling import double_precision
 from pysciml.engines.jax.network import ACTIVATIONS
 from pysciml.engines.jax.written import write_out
 from pysciml.errors import ModelError, UnsupportedError
-from pysciml.graph import Graph
 from pysciml.graph.networks import Foreign, Network, seed_of
 
 
@@ -48,26 +46,24 @@ def from_equinox(name: str, module: Any, inputs: int, outputs: int) -> Network:
         traced = jax.make_jaxpr(function)(flat, jnp.zeros(inputs))
     if not np.isfinite(start).all():
         raise ModelError(f"the network {name}: its module has weights that are not finite", symbol=name)
-    digest = hashlib.blake2b(str(traced.jaxpr).encode(), digest_size=16)
-    for constant in traced.consts:
-        digest.update(np.ascontiguousarray(constant).tobytes())
     weights = tuple(start.tolist())
     dense = _dense(module)
     if dense is not None:
         return Network(name, inputs, outputs, *dense, seed=seed_of(weights), start=weights)
-
-    @cache
-    def write() -> Graph:
+    try:
         with double_precision():
-            try:
-                return write_out(function, start.size, inputs)
-            except UnsupportedError as error:
-                raise UnsupportedError(
-                    f"the network {name} is a module with {error}, which engine='jax' alone can run; a pysciml.MLP "
-                    "runs on every engine"
-                ) from error
-
-    foreign = Foreign(digest.hexdigest(), start.size, "equinox", function, write)
+            graph = write_out(function, start.size, inputs)
+    except UnsupportedError as error:
+        digest = hashlib.blake2b(str(traced.jaxpr).encode(), digest_size=16)
+        for constant in traced.consts:
+            digest.update(np.ascontiguousarray(constant).tobytes())
+        reason = (
+            f"the network {name} is a module with {error}, which engine='jax' alone can run, in this process; a "
+            "pysciml.MLP runs on every engine"
+        )
+        foreign = Foreign(digest.hexdigest(), start.size, "equinox", function, reason=reason)
+    else:
+        foreign = Foreign(graph.hash, start.size, "equinox", function, graph)
     return Network(name, inputs, outputs, (), "", "", seed_of(weights), foreign, weights)
 
 

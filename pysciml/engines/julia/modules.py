@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +10,8 @@ from pysciml.engines.julia import bridge
 from pysciml.engines.julia.simplifying import written
 from pysciml.errors import ModelError, UnsupportedError
 from pysciml.graph import Graph, GraphBuilder
-from pysciml.graph.networks import ACTIVATIONS, Foreign, Network, seed_of, write_out
+from pysciml.graph.networks import ACTIVATIONS, Network, seed_of, write_out
+from pysciml.graph.written import written_network
 
 #: Julia's exceptions that say that a model does not fit its inputs.
 _MISFITS: Final = ("DimensionMismatch", "BoundsError", "AssertionError")
@@ -46,16 +46,7 @@ def from_lux(name: str, given: Any, inputs: int, outputs: int) -> Network:
         graph, start = _traced(name, module, (model, parameters, state), inputs)
         _check_sizes(name, (inputs, len(graph.outputs["out"])), (inputs, outputs))
 
-    def function(weights: Any, x: Any) -> Any:
-        from pysciml.engines.jax.lower import lower
-
-        return lower(graph, "out")(0.0, x, weights)
-
-    digest = hashlib.blake2b(digest_size=16)
-    for array in (graph.op, graph.args, graph.const, graph.index, graph.outputs["out"]):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    foreign = Foreign(digest.hexdigest(), len(start), "lux", function, lambda: graph)
-    return Network(name, inputs, outputs, (), "", "", seed_of(start), foreign, start)
+    return written_network(name, graph, start, "lux")
 
 
 def _check_sizes(name: str, found: tuple[int, int], wanted: tuple[int, int]) -> None:
