@@ -14,6 +14,7 @@ from pysciml.engines.base import Array, RawSolution
 from pysciml.errors import ProblemError, SolverError, UnsupportedError
 from pysciml.fitting.inputs import Observations, _find, _list, _name, _read_times, _real
 from pysciml.fitting.residuals import Residuals
+from pysciml.fitting.training_options import TrainingOptions
 from pysciml.hints import did_you_mean
 from pysciml.pde.discrete import DiscreteSystem, FieldProblem
 from pysciml.pde.places import interpolation
@@ -51,7 +52,6 @@ class Variable:
 class FieldObservations(Observations):
     """Data at places and times: each row of ``values`` is one place of one variable over time."""
 
-    variables: tuple[Variable, ...] = ()
     order: Any = None
 
 
@@ -65,6 +65,32 @@ def refuse_initial(problem: FieldProblem, keys: Any) -> None:
                 f"trainable: {name} is a field, whose initial values are as many as there are cells: write them with "
                 f"parameters, as in initial={{{name}: a*sp.exp(-X**2)}}, and fit those"
             )
+
+
+def check_training(problem: FieldProblem, trainable: list[Any], options: TrainingOptions) -> None:
+    """Raise for what the training of fields has not."""
+    refuse_initial(problem, trainable)
+    name = problem.system.name
+    if options.engine != "jax":
+        raise UnsupportedError(
+            f"{name} is a partial differential equation, which engine='jax' alone trains", engine=options.engine
+        )
+    if problem.system.kind != "ode":
+        raise UnsupportedError(f"{name} is a stochastic partial differential equation, which is not trained")
+    if options.segments is not None and set(options.segments) != {1}:
+        raise UnsupportedError(
+            f"segments={options.segments}: the first states of windows are trained, and {name} has as many as there "
+            "are cells: leave segments out"
+        )
+
+
+def places(*variables: tuple[Variable, ...]) -> list[Any]:
+    """Where data were measured, for fingerprints."""
+    return [
+        (each.number, each.matrix.data.tobytes(), each.matrix.indices.tobytes(), each.matrix.indptr.tobytes())
+        for group in variables
+        for each in group
+    ]
 
 
 def read_field_data(problem: FieldProblem, data: Any, sigma: Any, weights: Any) -> FieldObservations:
@@ -222,7 +248,7 @@ class FieldResiduals(Residuals):
         return self._at(p).u0, p
 
     def _at(self, p: Array) -> FieldProblem:
-        return self.problem.remake(p=dict(zip(self.problem.system.model.parameters, p.tolist(), strict=True)))
+        return self.problem.remake(p=dict(zip(self.problem.system.model.parameters, p.tolist(), strict=False)))
 
     def _at_data(self, raw: RawSolution, p: Array) -> Array | None:
         if not raw.successful or raw.u.shape[1] != self.data.times.size:

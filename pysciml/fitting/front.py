@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from pysciml.errors import ProblemError, UnsupportedError
+from pysciml.errors import ProblemError
 from pysciml.fitting import least_squares
 from pysciml.fitting.residuals import Rho
 from pysciml.fitting.result import FitResult
@@ -99,6 +99,8 @@ def fit(
     with the coordinate ``["mean", "variance"]``. The loss is the sum of the mean squares of both
     differences, the means' divided by ``sigma`` and the variances' by ``sigma²``, by default the
     root of the variable's mean variance. Each update has its own noise.
+
+    A **partial differential equation** is trained in one piece (no ``segments``), by the JAX engine.
 
     Parameters
     ----------
@@ -247,12 +249,6 @@ def fit(
             raise ProblemError(
                 f"optimizer='least_squares' does not go with {what}: leave the optimizer out", symbol="optimizer"
             )
-    elif (networks or asked or optimizer is not None) and problem.system.model.fields:
-        what = f"optimizer={optimizer!r}" if optimizer is not None else f"{(asked or ['a network'])[0]}="
-        raise UnsupportedError(
-            f"{problem.system.name!r} is a partial differential equation, whose parameters are fitted by least "
-            f"squares: leave out {what}"
-        )
     elif networks or asked or optimizer is not None:
         return _train(problem, data, keys, networks, given)
     tight = {"rtol": 1e-8, "atol": 1e-10, "max_steps": 100_000}

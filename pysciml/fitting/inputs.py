@@ -40,6 +40,8 @@ class Observations:
         What a residual is multiplied by: one over its standard deviation.
     attrs : dict
         The attributes of each variable of the data, and of ``t``.
+    variables : tuple of Variable
+        Of fields: which rows are a variable's, and where it was measured; see `pysciml.fitting.fields`.
     """
 
     times: Array
@@ -49,6 +51,7 @@ class Observations:
     present: npt.NDArray[np.bool_]
     scale: Array
     attrs: dict[str, dict[str, Any]]
+    variables: tuple[Any, ...] = ()
 
     @property
     def n(self) -> int:

@@ -113,6 +113,27 @@ class Objective:
 
         return function
 
+    def start(self, u0: Any, p: Any) -> Any:
+        """The initial state."""
+        return u0
+
+    def compared(self, windows: Windows) -> Callable[[Any, Any, Any], Any]:
+        """What is compared with the data: a function of ``(t, ys, p)``.
+
+        t has the shape (n_save, n_windows), ys (n_save, n_windows, n); the result (n_variables, n_save, n_windows).
+        """
+        observe = lower(self.model.graph, "observed")
+        needs_observed = bool((windows.rows >= self.u0.size).any())
+
+        def function(t: Any, ys: Any, p: Any) -> Any:
+            rows = jnp.moveaxis(ys, 2, 0)
+            if needs_observed:
+                each = jax.vmap(jax.vmap(observe, in_axes=(0, 0, None)), in_axes=(0, 0, None))(t, ys, p)
+                rows = jnp.concatenate([rows, jnp.moveaxis(each, 2, 0)])
+            return rows[windows.rows]
+
+        return function
+
     def make(self, windows: Windows, fine: int, capacity: int, *, train: bool) -> Callable[[Any, Any, Any, Any], Any]:
         """The loss as a function of ``(theta, chosen windows, coefficients, key)``: ``(total, Value)``.
 
@@ -122,9 +143,8 @@ class Objective:
         plain = Setting(method(self.algorithm), self.rtol, self.atol, capacity, adjoint=self.adjoint)
         how = terms.setting_for(plain, regularizers)
         field = terms.field_for(self.field(), regularizers)
-        observe = lower(self.model.graph, "observed")
-        n = len(self.model.states)
-        needs_observed = bool((windows.rows >= n).any())
+        compared = self.compared(windows)
+        n = self.u0.size
         shift = terms.end_shift(regularizers)
         total_count = max(windows.count, 1)
         begin, length = jnp.asarray(windows.start), jnp.asarray(windows.length)
@@ -132,7 +152,7 @@ class Objective:
 
         def loss(theta: Any, chosen: Any, coefficients: Any, key: Any) -> Any:
             u0, p, flat = self.layout.unpack(theta, self.u0, self.p)
-            starts = u0[None]
+            starts = self.start(u0, p)[None]
             if windows.n > 1:
                 starts = jnp.concatenate([starts, flat.reshape(-1, n)])[::fine]
             here = (begin[chosen], length[chosen])
@@ -146,12 +166,8 @@ class Objective:
                 times = jnp.maximum(times + jnp.where(times > 0, moved, 0.0) / jnp.abs(here[1]).max(), 0.0)
                 end = times[-1]
             out = solve(how, field, given, y0, 0.0, end, times)
-            rows = jnp.moveaxis(out.ys, 2, 0)  # (n, n_save, n_windows)
-            if needs_observed:
-                at = here[0][None] + here[1][None] * times[:, None]
-                each = jax.vmap(jax.vmap(observe, in_axes=(0, 0, None)), in_axes=(0, 0, None))(at, out.ys, p)
-                rows = jnp.concatenate([rows, jnp.moveaxis(each, 2, 0)])
-            residuals = (rows[windows.rows] - values[:, :, chosen]) * scale[:, :, chosen]
+            rows = compared(here[0][None] + here[1][None] * times[:, None], out.ys, p)
+            residuals = (rows - values[:, :, chosen]) * scale[:, :, chosen]
             share = windows.n / len(chosen)
             fit = share * jnp.sum(residuals**2) / total_count
             gap = jnp.zeros(())

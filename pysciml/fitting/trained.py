@@ -14,6 +14,8 @@ from pysciml.problem import Problem
 from pysciml.solve import solve
 
 _CURVE_POINTS = 501
+#: Times at which fields are kept.
+_FRAMES = 101
 #: Steps of the paths of a stochastic problem.
 _SDE_STEPS = 1000
 
@@ -67,7 +69,8 @@ class TrainingResult:
         start, end = self.problem.tspan
         low, high = min(start, end), max(start, end)
         inside = np.clip(np.asarray(self.data["t"].values, dtype=np.float64), low, high)
-        times = np.union1d(np.linspace(start, end, _CURVE_POINTS), inside)
+        count = _FRAMES if self.problem.system.model.fields else _CURVE_POINTS
+        times = np.union1d(np.linspace(start, end, count), inside)
         if self.problem.system.model.kind == "sde":
             return solve_ensemble(self.problem, saveat=times, dt=(end - start) / _SDE_STEPS, **self.options)
         return solve(self.problem, saveat=times if end > start else times[::-1], **self.options)

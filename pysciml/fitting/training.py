@@ -14,7 +14,7 @@ import xarray as xr
 
 from pysciml.engines.base import Array, get
 from pysciml.errors import ProblemError, SolverError, UnsupportedError
-from pysciml.fitting import moments
+from pysciml.fitting import fields, moments
 from pysciml.fitting.checkpoints import COLUMNS, State, fingerprint, restore, store
 from pysciml.fitting.inputs import Observations, read_data
 from pysciml.fitting.result import FitWarning
@@ -28,12 +28,15 @@ from pysciml.fitting.training_options import (
 )
 from pysciml.fitting.windows import Windows, cut, first_states, lay_out
 from pysciml.neural.regularizers import RandomEndTime
+from pysciml.pde.discrete import FieldProblem
 from pysciml.problem import Problem
 
 #: Observations that a window has at least, where the user does not say how many windows there are.
 _LEAST_TIMES: Final = 5
 #: Steps of a solve that are compiled for at first; more where they are needed.
 _CAPACITY: Final = 64
+#: Of fields, whose steps are short.
+_CAPACITY_OF_FIELDS: Final = 512
 _SHOWN_EVERY: Final = 0.2
 
 
@@ -43,11 +46,14 @@ def train(problem: Problem, data: xr.Dataset, trainable: list[Any], options: Map
     stochastic = problem.system.model.kind == "sde"
     _check_problem(problem)
     chosen = read_options(options, stochastic)
+    read: Callable[..., Observations] = moments.read_moments if stochastic else read_data
+    if isinstance(problem, FieldProblem):
+        fields.check_training(problem, trainable, chosen)
+        read = fields.read_field_data
     if chosen.engine == "julia":
         _check_julia(problem, chosen)
     else:
         _check_jax(problem, chosen)
-    read = moments.read_moments if stochastic else read_data
     observations = read(problem, data, options["sigma"], options["weights"])
     trained = read_trainable(problem, trainable, options["log"])
     until, held_out = read_validation(problem, options["validation"], observations, read)
@@ -82,6 +88,8 @@ def _stages(problem: Problem, data: Observations, trained: Trained, epochs: int)
     """
     model = problem.system.model
     scalars = len(model.parameters)
+    if model.fields:
+        return (1,)
     seen = {row for row, mask in zip(data.rows.tolist(), data.present, strict=True) if mask.mean() > 0.9}
     if model.kind == "sde" or not (trained.by_p >= scalars).any() or not set(range(len(model.states))) <= seen:
         return (1,)
@@ -157,6 +165,7 @@ class _Training:
             trained.log,
             *(getattr(part, name) for part in stages for name in ("start", "times", "values", "scale", "rows")),
             None if check is None else (check.times.tobytes(), check.values.tobytes(), check.scale.tobytes()),
+            *fields.places(stages[0].variables, () if check is None else check.variables),
             options.regularizers,
             # More epochs may follow where nothing depends on how many there are.
             options.epochs if annealed or len(stages) > 1 else None,
@@ -193,9 +202,14 @@ class _Training:
 
             how = o.algorithm, o.rtol, o.atol, o.continuity, spread, adjoint, o.device, o.precision
             return on_julia.JuliaObjective(*shared, *how)
+        numbers = *shared, o.algorithm, o.rtol, o.atol, o.continuity, spread, adjoint
+        if isinstance(self.problem, FieldProblem):
+            from pysciml.fitting.field_objective import FieldObjective
+
+            return FieldObjective(*numbers, problem=self.problem)
         from pysciml.fitting.objective import Objective
 
-        return Objective(*shared, o.algorithm, o.rtol, o.atol, o.continuity, spread, adjoint)
+        return Objective(*numbers)
 
     # -- compiled functions ------------------------------------------------------------------------
 
@@ -281,7 +295,8 @@ class _Training:
         place = ("float64", "cpu") if self.on_julia else (self.options.precision, self.options.device)
         with arithmetic(*place):
             # Julia compiles nothing for a number of steps.
-            capacity = self.options.max_steps if self.on_julia else min(_CAPACITY, self.options.max_steps)
+            usual = _CAPACITY_OF_FIELDS if self.problem.system.model.fields else _CAPACITY
+            capacity = self.options.max_steps if self.on_julia else min(usual, self.options.max_steps)
             state = State(self.start, self.optimizer.start(self.start), self.start.copy(), capacity=capacity)
             path = self.options.checkpoint
             if path is not None:
@@ -398,8 +413,10 @@ class _Training:
             coords={"epoch": np.arange(1, state.epoch + 1)},
         )
         history["seconds"].attrs["units"] = "s"
+        # The initial values of fields are not trained: they follow the parameters, or stay.
+        starts = None if model.fields else dict(zip(model.states, u0.tolist(), strict=True))
         return TrainingResult(
-            problem=self.problem.remake(u0=dict(zip(model.states, u0.tolist(), strict=True)), p=numbers),
+            problem=self.problem.remake(u0=starts, p=numbers),
             history=history,
             data=self.data if isinstance(self.data, xr.Dataset) else self.data.to_dataset(),
             success=success,

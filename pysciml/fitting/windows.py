@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ class Windows:
         Which of states and observed quantities each variable is.
     count : int
         How many numbers there are to fit.
+    variables : tuple of Variable
+        See `Observations`.
     """
 
     start: Array
@@ -40,6 +43,7 @@ class Windows:
     scale: Array
     rows: npt.NDArray[np.intp]
     count: int
+    variables: tuple[Any, ...] = ()
 
     @property
     def n(self) -> int:
@@ -94,13 +98,14 @@ def lay_out(data: Observations, edges: Array) -> Windows:
     relative = np.clip((times - edges[which]) / length[which], 0.0, 1.0)
     grid = _distinct(np.append(relative, 1.0))
     place = np.argmin(np.abs(grid[:, None] - relative[None]), axis=0)
-    shape = (len(data.names), grid.size, n)
+    shape = (len(data.values), grid.size, n)
     values, scale = np.zeros(shape), np.zeros(shape)
     present = data.present[:, inside]
     for k in range(times.size):
         values[:, place[k], which[k]] = np.where(present[:, k], data.values[:, inside][:, k], 0.0)
         scale[:, place[k], which[k]] = np.where(present[:, k], data.scale[:, inside][:, k], 0.0)
-    return Windows(edges[:-1], length, grid, values, scale, data.rows, int(np.count_nonzero(present)))
+    count = int(np.count_nonzero(present))
+    return Windows(edges[:-1], length, grid, values, scale, data.rows, count, data.variables)
 
 
 def _distinct(times: Array) -> Array:
@@ -112,6 +117,8 @@ def _distinct(times: Array) -> Array:
 def first_states(data: Observations, edges: Array, u0: Array) -> Array:
     """Where windows start: observed states from the data (interpolated), others from ``u0``; (n_windows, n)."""
     starts = np.tile(u0, (edges.size - 1, 1))
+    if len(starts) == 1:
+        return starts
     order = np.argsort(data.times)
     for row, values, present in zip(data.rows.tolist(), data.values, data.present, strict=True):
         if row < u0.size:

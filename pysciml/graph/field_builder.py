@@ -123,7 +123,7 @@ class FieldBuilder(GraphBuilder):
             elif code in ao.WITH_ATTRIBUTES:
                 done[current] = self._intern(code, new, 0.0, self._index[current])
             else:
-                done[current] = self.call(code, *new)
+                done[current] = self.again(code, new, self._const[current], self._index[current])
         return [done[node] for node in nodes]
 
     def build(self, outputs: Mapping[str, Sequence[int]]) -> FieldGraph:
@@ -147,6 +147,7 @@ class FieldBuilder(GraphBuilder):
         const, index = np.zeros(n), np.full(n, -1, dtype=np.int32)
         attributes: dict[Attribute, int] = {}
         tables: dict[int, int] = {}
+        calls: dict[int, int] = {}
         for old, new in order.items():
             code = self._op[old]
             if code == ops.FREE:
@@ -154,7 +155,9 @@ class FieldBuilder(GraphBuilder):
             op[new], const[new], index[new] = code, self._const[old], self._index[old]
             for k, a in enumerate(self._args[old]):
                 args[new, k] = order[a]
-            if code == ao.TABLE:
+            if code == ops.NETWORK:
+                index[new] = calls.setdefault(self._index[old], len(calls))
+            elif code == ao.TABLE:
                 index[new] = tables.setdefault(self._index[old], len(tables))
             elif code in ao.WITH_ATTRIBUTES:
                 attribute = self._attributes[self._index[old]]
@@ -163,4 +166,5 @@ class FieldBuilder(GraphBuilder):
                 index[new] = attributes.setdefault(attribute, len(attributes))
         named = {name: np.array([order[node] for node in nodes], dtype=np.int32) for name, nodes in outputs.items()}
         kept = [self._tables[k] for k in tables]
-        return FieldGraph(op, args, const, index, self.n_params, named, self.fields, tuple(attributes), kept)
+        known = self.networks, [self.calls[call] for call in calls]
+        return FieldGraph(op, args, const, index, self.n_params, named, self.fields, tuple(attributes), kept, *known)

@@ -85,7 +85,12 @@ class FieldJacobian:
         wanted: list[int] = []
         for node in np.flatnonzero(needed & depends).tolist():
             code = int(graph.op[node])
-            operands = tuple(moved[a] for a in graph.args[node].tolist() if a >= 0)
+            operands = tuple(moved[a] for a in graph.operands(node))
+            if code == ops.JOIN:  # a network asks what it joins
+                continue
+            if code == ops.NETWORK:
+                partials[node] = [builder.differentiated(moved[node], k) for k in range(len(operands))]
+                continue
             if code in ao.ARRAY_OPS:
                 if code == ao.LARGEST:
                     where = builder.call(ops.EQ, moved[node], operands[0])
@@ -120,7 +125,9 @@ class FieldJacobian:
             code = int(graph.op[node])
             shape = graph.shapes[node]
             size = int(np.prod(shape))
-            operands = [a for a in graph.args[node].tolist() if a >= 0]
+            operands = graph.operands(node)
+            if code == ops.JOIN:
+                continue
             if code == ao.FIELD:
                 offset = graph.offsets[int(graph.index[node])]
                 columns = np.arange(offset, offset + size)
@@ -207,6 +214,7 @@ def _depends(graph: FieldGraph) -> npt.NDArray[np.bool_]:
 def copy(graph: FieldGraph, builder: FieldBuilder) -> list[int]:
     """Copy all nodes of a graph into a builder of the same fields; returns where each went."""
     moved: list[int] = []
+    calls = builder.copy_networks(graph.networks, graph.calls)
     for code, row, value, k in zip(
         graph.op.tolist(), graph.args.tolist(), graph.const.tolist(), graph.index.tolist(), strict=True
     ):
@@ -220,6 +228,8 @@ def copy(graph: FieldGraph, builder: FieldBuilder) -> list[int]:
             node = builder.apply_attribute(code, args, graph.attributes[k])
         elif code in ops.COMMUTATIVE:
             node = builder._intern(code, tuple(sorted(args)), value, k)
+        elif code == ops.NETWORK:
+            node = builder._intern(code, args, value, calls[k])
         else:
             node = builder._intern(code, args, value, k)
         moved.append(node)
@@ -305,8 +315,8 @@ def push_forward(
     """
     for node in nodes:
         code, k = int(graph.op[node]), int(graph.index[node])
-        operands = [a for a in graph.args[node].tolist() if a >= 0]
-        if node in tangent or not any(a in tangent for a in operands):
+        operands = graph.operands(node)
+        if code == ops.JOIN or node in tangent or not any(a in tangent for a in operands):
             continue
         values = tuple(moved[a] for a in operands)
         if code in (ao.APPLY, ao.SLICE, ao.TOTAL, ao.FOURIER, ao.JOIN):
@@ -328,6 +338,9 @@ def push_forward(
             first, second = (tangent.get(a, builder.zero) for a in operands[-2:])
             tangent[node] = builder.call(ops.SELECT, condition, first, second)
         else:
-            partials = RULES[code](builder, values, moved[node])
+            if code == ops.NETWORK:
+                partials = tuple(builder.differentiated(moved[node], i) for i in range(len(operands)))
+            else:
+                partials = RULES[code](builder, values, moved[node])
             terms = [builder.mul(p, tangent[a]) for p, a in zip(partials, operands, strict=True) if a in tangent]
             tangent[node] = builder.sum([term for term in terms if term != builder.zero])

@@ -159,6 +159,7 @@ class _Rewriting:
         self.plain: Orders = (0,) * len(self.shape)
         # No more inputs than that; those that are not needed are left out in the end.
         self.builder = FieldBuilder([self.shape] * (len(graph.fields) + len(graph)), graph.n_params)
+        self.builder.copy_networks(graph.networks, graph.calls)  # the first ones: they keep their numbers
         self.inputs: dict[tuple[int, Orders], int] = {}
         self.moved: dict[tuple[int, Orders], int] = {}
         self.differentiated: list[bool] = []
@@ -192,7 +193,7 @@ class _Rewriting:
         built = b.build({"values": [b.spread(value, self.shape) for value in groups.values()]})
         fields = built.fields[: len(self.inputs)]
         parts = built.op, built.args, built.const, built.index, built.n_params, built.outputs
-        exact = FieldGraph(*parts, fields, built.attributes, built.tables)
+        exact = FieldGraph(*parts, fields, built.attributes, built.tables, built.networks, built.calls)
         return Modal(exact, tuple(self.inputs), tuple(groups))
 
     def move(self, node: int, orders: Orders) -> int:

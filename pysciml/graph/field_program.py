@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pysciml.graph import array_ops as ao
-from pysciml.graph import ops
+from pysciml.graph import networks, ops
 from pysciml.graph.interpret import FUNCTIONS, Array
 
 if TYPE_CHECKING:
@@ -61,6 +61,13 @@ def evaluate_array_op(code: int, args: Sequence[Array], attribute: Attribute, ta
     return fourier_derivative(args[0], axis, attribute[1])
 
 
+def _network(graph: FieldGraph, number: int, wrt: tuple[int, ...], p: Array, args: Sequence[Array]) -> Array:
+    """The outputs of a network at every place, shape (outputs, ...)."""
+    network, weights = graph.networks[number], p[graph.blocks[number]]
+    inputs = np.stack(np.broadcast_arrays(*args))
+    return networks.derivative(network, wrt, weights.reshape(-1, *(1,) * (inputs.ndim - 1)), inputs)
+
+
 class FieldProgram:
     """The part of a graph that some nodes need, one NumPy call a node.
 
@@ -81,10 +88,13 @@ class FieldProgram:
         graph = self._graph
         fields = graph.split(u)
         values: dict[int, Array] = {}
+        applied: dict[tuple[int, int, tuple[int, ...]], Array] = {}
         with np.errstate(all="ignore"):
             for node in self._nodes:
                 code, k = int(graph.op[node]), int(graph.index[node])
-                args = [values[a] for a in graph.args[node].tolist() if a >= 0]
+                if code == ops.JOIN:
+                    continue
+                args = [values[a] for a in graph.operands(node)]
                 if code == ops.CONST:
                     value = np.asarray(graph.const[node])
                 elif code == ops.TIME:
@@ -97,6 +107,12 @@ class FieldProgram:
                     value = graph.tables[k]
                 elif code in ao.ARRAY_OPS:
                     value = evaluate_array_op(code, args, graph.attributes[k], graph.tables)
+                elif code == ops.NETWORK:
+                    number, output, wrt, _ = graph.calls[k]
+                    key = number, int(graph.args[node, 0]), wrt
+                    if key not in applied:  # all outputs at once
+                        applied[key] = _network(graph, number, wrt, p, args)
+                    value = applied[key][output]
                 else:
                     value = FUNCTIONS[code](*args)
                     if code in _NUMBERS:

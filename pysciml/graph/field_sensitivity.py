@@ -10,6 +10,7 @@ from pysciml.graph import array_ops as ao
 from pysciml.graph import ops
 from pysciml.graph.field_builder import FieldBuilder
 from pysciml.graph.field_jacobian import copy, push_forward
+from pysciml.graph.field_networks import expand_fields
 from pysciml.graph.fields import FieldGraph
 
 
@@ -31,6 +32,9 @@ def sensitivity_graph(graph: FieldGraph, by_p: Sequence[int]) -> FieldGraph:
         Its fields are those of ``graph``, then their derivatives by each parameter; so are its
         outputs ``"rhs"`` and ``"observed"``.
     """
+    weights = graph.n_params - sum(network.size for network in graph.networks)
+    if any(k >= weights for k in by_p):
+        graph = expand_fields(graph)
     count = len(graph.fields)
     builder = FieldBuilder(graph.fields * (1 + len(by_p)), graph.n_params)
     moved = copy(graph, builder)

@@ -15,6 +15,7 @@ from pysciml.graph import array_ops as ao
 from pysciml.graph import ops
 from pysciml.graph.graph import Graph, Ints, Wrt
 from pysciml.graph.interpret import Array, History
+from pysciml.graph.networks import Call, Network
 
 if TYPE_CHECKING:
     from pysciml.graph.field_program import FieldProgram
@@ -53,9 +54,11 @@ class FieldGraph(Graph):
         fields: Sequence[Shape],
         attributes: Sequence[Attribute],
         tables: Sequence[Array],
+        networks: Sequence[Network] = (),
+        calls: Sequence[Call] = (),
     ) -> None:
         sizes = [int(np.prod(shape)) for shape in fields]
-        super().__init__(op, args, const, index, sum(sizes), n_params, outputs)
+        super().__init__(op, args, const, index, sum(sizes), n_params, outputs, networks, calls)
         self.fields = tuple(fields)
         self.attributes = tuple(attributes)
         self.tables = tuple(tables)
@@ -87,7 +90,15 @@ class FieldGraph(Graph):
         for name in sorted(self.outputs):
             digest.update(f" {name} {len(self.outputs[name])} ".encode())
             digest.update(np.ascontiguousarray(self.outputs[name], dtype="<i4").tobytes())
+        if self.networks:
+            digest.update(repr(([network.content for network in self.networks], list(map(tuple, self.calls)))).encode())
         return digest.hexdigest()
+
+    def operands(self, node: int) -> list[int]:
+        """What a node is a function of: its operands; the inputs of a network, which are joined on the way to it."""
+        if self.op[node] == ops.NETWORK:
+            return self.inputs_of(node)
+        return [a for a in self.args[node].tolist() if a >= 0]
 
     def split(self, u: Array) -> list[Array]:
         """The fields of a state vector, each of the shape of its grid."""
@@ -145,7 +156,9 @@ class FieldGraph(Graph):
         return sparsity(self, name)
 
     def document(self) -> dict[str, Any]:
-        """The graph as plain lists, for JSON."""
+        """The graph as plain lists, for JSON; one with networks has none."""
+        if self.networks:
+            raise UnsupportedError("a graph of fields with networks is not written as lists")
         return {
             "op": self.op.tolist(),
             "args": self.args.tolist(),

@@ -366,9 +366,13 @@ def expand(graph: Graph) -> Graph:
     """
     from pysciml.graph.builder import GraphBuilder
     from pysciml.graph.derivative import tangents
+    from pysciml.graph.field_networks import expand_fields
+    from pysciml.graph.fields import FieldGraph
 
     if not graph.networks:
         return graph
+    if isinstance(graph, FieldGraph):
+        return expand_fields(graph)
     b = GraphBuilder(graph.n_states, graph.n_params)
     moved: dict[int, int] = {}
     written: dict[tuple[int, tuple[int, ...]], list[int]] = {}

@@ -12,6 +12,7 @@ import numpy as np
 import sympy as sp
 
 from pysciml.errors import ModelError, ProblemError, UnsupportedError
+from pysciml.graph import ops
 from pysciml.graph.field_builder import FieldBuilder
 from pysciml.graph.fields import FieldGraph
 from pysciml.graph.model import FieldLayout, Kind, Model
@@ -21,6 +22,7 @@ from pysciml.pde.lowering import Lowering
 from pysciml.pde.noise import Noise
 from pysciml.pde.system import PDESystem
 from pysciml.problem import Problem, _read_tspan, fill
+from pysciml.symbolic.networks import WithNetworks
 from pysciml.symbolic.reading import dependence_order, name_of
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ _MOST_CELLS: Final = 2**30
 _MOST_ALONG: Final = 2**24
 
 
-class DiscreteSystem:
+class DiscreteSystem(WithNetworks):
     """A `PDESystem` on a grid: ordinary differential equations for the cells.
 
     Attributes
@@ -83,7 +85,7 @@ class DiscreteSystem:
             fields=tuple(FieldLayout(s.name, dims, low.shape) for s in system.states),
             **({} if noise is None else noise.entries),
         )
-        self._initial_program: FieldGraph | None = None
+        self._weights = system._weights
 
     def _rate(self, low: Lowering, i: int) -> int:
         info = self.system.states[i]
@@ -136,16 +138,13 @@ class DiscreteSystem:
         """The position of a parameter given as symbol or by name; None if it is none."""
         return self._parameter_keys.get(key)
 
-    def network_block(self, key: Any) -> None:
-        """As `pysciml.System.network_block`: fields have no networks in their equations."""
-        return
-
     @cached_property
     def _parameter_keys(self) -> dict[Any, int]:
         return {key: i for i, symbol in enumerate(self.parameters) for key in (symbol, symbol.name)}
 
-    def initial(self, p: Array) -> list[Array | None]:
-        """The initial values of all fields on the grid, by the system's expressions; None where there are none."""
+    @cached_property
+    def start(self) -> tuple[FieldGraph, tuple[int, ...]]:
+        """The initial values on the grid, as outputs ``"values"`` of a graph, and which fields have them."""
         low = Lowering(self.system, self.axes, self.order, self.scheme)
         nodes: list[int] = []
         where: list[int] = []
@@ -156,11 +155,15 @@ class DiscreteSystem:
             if expr is not None:
                 where.append(i)
                 nodes.append(low(expr))
+        return low.b.build({"values": nodes}), tuple(where)
+
+    def initial(self, p: Array) -> list[Array | None]:
+        """The initial values of all fields on the grid, by the system's expressions; None where there are none."""
+        graph, where = self.start
         found: list[Array | None] = [None] * len(self.system.states)
-        if nodes:
-            values = _evaluate(low.b, nodes, p, 0.0)
-            for i, value in zip(where, values, strict=True):
-                found[i] = np.ascontiguousarray(np.broadcast_to(value, low.shape))
+        shape = tuple(axis.n for axis in self.axes)
+        for i, value in zip(where, graph.arrays("values", np.zeros(graph.n_states), p, 0.0), strict=True):
+            found[i] = np.ascontiguousarray(np.broadcast_to(value, shape))
         return found
 
     @named_options()
@@ -221,17 +224,17 @@ class DiscreteSystem:
 
         return steady(self, p, u0, rtol)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, weights: Mapping[Any, Any] | None = None) -> None:
         """Write the system and its grid as JSON; see `PDESystem.save`. `pysciml.load` reads it.
 
         Raises
         ------
-        OSError, UnsupportedError
+        OSError, ProblemError, UnsupportedError
             As `PDESystem.save`.
         """
         from pysciml.pde.files import save
 
-        save(self.system, path, self)
+        save(self.system, path, self, weights)
 
     def __repr__(self) -> str:
         grid = ", ".join(f"{axis.name}: {axis.n}" for axis in self.axes)
@@ -260,14 +263,7 @@ class FieldProblem(Problem):
         if tspan is None:
             raise ProblemError("problem needs a tspan, such as .problem((0, 10), p)", symbol="tspan")
         self.tspan = _read_tspan(tspan)
-        self.p = self._fill_parameters(np.full(len(model.parameters), np.nan), {} if p is None else p)
-        missing = [name for name, value in zip(model.parameters, self.p, strict=True) if np.isnan(value)]
-        if missing:
-            raise ProblemError(
-                f"p has no value for {', '.join(missing)} (every symbol is a parameter that is no coordinate of the "
-                f"domain: {', '.join(system.coords)})",
-                symbol=missing[0],
-            )
+        self.p = self._read_parameters(p)
         found = system.initial(self.p)
         given = {} if u0 is None else self._read_fields(u0)
         arrays: list[Array] = []
@@ -341,19 +337,45 @@ class FieldProblem(Problem):
         new.p = self.p if p is None else self._fill_parameters(self.p.copy(), p)
         given = {} if u0 is None else self._read_fields(u0)
         arrays = [a.copy() for a in self.system.graph.split(self.u0)]
-        if p is not None and any(
-            e.free_symbols & set(self.system.parameters) for e in self.system.system.initial.values()
-        ):
-            for i, value in enumerate(self.system.initial(new.p)):
-                if value is not None and i not in self.initial_given:
-                    arrays[i] = value
+        if p is not None and self.following:
+            found = self.system.initial(new.p)
+            for i in self.following:
+                value = found[i]
+                assert value is not None
+                arrays[i] = value
         for i, value in given.items():
             arrays[i] = value
         new.initial_given = self.initial_given | set(given)
         new._set(np.concatenate([a.ravel() for a in arrays]))
         return new
 
+    @property
+    def following(self) -> tuple[int, ...]:
+        """The fields whose initial values follow the parameters: entries of `DiscreteSystem.start`."""
+        graph, where = self.system.start
+        if not graph.used_ops(["values"]) & {ops.PARAM, ops.NETWORK}:
+            return ()
+        return tuple(i for i in where if i not in self.initial_given)
+
+    def _read_parameters(self, p: Any) -> Array:
+        """All parameters from what a user gives."""
+        system, model = self.system, self.system.model
+        start = np.full(model.n_params, np.nan)
+        for name, block in model.blocks.items():
+            start[block] = system.initial_weights(name)
+        found = self._fill_parameters(start, {} if p is None else p)
+        missing = [name for name, value in zip(model.parameters, found, strict=False) if np.isnan(value)]
+        if missing:
+            raise ProblemError(
+                f"p has no value for {', '.join(missing)} (every symbol is a parameter that is no coordinate of the "
+                f"domain: {', '.join(system.coords)})",
+                symbol=missing[0],
+            )
+        return found
+
     def _fill_parameters(self, start: Array, p: Any) -> Array:
+        if isinstance(p, Mapping) and self.system.model.blocks:
+            p = self._fill_weights(start, p)
         return fill(start, p, "p", "parameter", self.system.parameter_index, self.system.model.parameters)
 
     def _warn_incompatible(self, arrays: list[Array]) -> None:
@@ -403,6 +425,7 @@ class FieldProblem(Problem):
         ]
         if model.parameters:
             lines.append(f"  p: {_pairs(model.parameters, self.p)}")
+        lines += [f"  {name}: {values.size} weights" for name, values in self.weights.items()]
         return "\n".join(lines)
 
 

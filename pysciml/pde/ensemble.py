@@ -42,7 +42,7 @@ class FieldSweep(Sweep):
         if self._moves:
             names = self._fields.system.model.parameters
             for row, values in zip(u0, p, strict=True):
-                row[:] = self._fields.remake(p=dict(zip(names, values.tolist(), strict=True))).u0
+                row[:] = self._fields.remake(p=dict(zip(names, values.tolist(), strict=False))).u0
         return u0, p
 
 

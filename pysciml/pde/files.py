@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import sympy as sp
 
-from pysciml.errors import ModelError
+from pysciml.errors import ModelError, ProblemError
 from pysciml.files import writing
 from pysciml.pde.boundary import Boundary, Periodic, Robin
 from pysciml.pde.discrete import DiscreteSystem
 from pysciml.pde.grid import Axis
 from pysciml.pde.system import PDESystem
 from pysciml.symbolic.expressions import Reader, Writer
-from pysciml.symbolic.files import _Checked
+from pysciml.symbolic.files import _Checked, network_entries, read_networks
 
 FORMAT: Final = "pysciml-pde"
 _VERSION: Final = 1
 
 
-def save(system: PDESystem, path: str | Path, grid: DiscreteSystem | None = None) -> None:
+def save(
+    system: PDESystem, path: str | Path, grid: DiscreteSystem | None = None, weights: Mapping[Any, Any] | None = None
+) -> None:
     """See `PDESystem.save` and `DiscreteSystem.save`."""
     write = Writer()
     document: dict[str, Any] = {
@@ -51,6 +54,10 @@ def save(system: PDESystem, path: str | Path, grid: DiscreteSystem | None = None
             "scheme": grid.scheme,
             "positive": [f.func.__name__ for f in grid.positive],
         }
+    if system.networks:
+        document["networks"] = network_entries(system.networks, system._weights, {} if weights is None else weights)
+    elif weights:
+        raise ProblemError(f"weights has {next(iter(weights))}, and the system {system.name!r} has no networks")
     document["nodes"] = write.nodes
     document["digest"] = _digest(document)
     with writing(path) as temporary:
@@ -84,9 +91,14 @@ def read(document: dict[str, Any]) -> PDESystem | DiscreteSystem:
         raise ModelError(f"its version is {checked.get('version', int)}; this pysciml reads version {_VERSION}")
     if checked.get("digest", str) != _digest(document):
         raise ModelError("the digest does not match the content: the file was changed or damaged")
-    expression = Reader(checked.get("nodes", list))
+    try:
+        networks, weights = read_networks(checked)
+    except ProblemError as error:
+        raise ModelError(str(error)) from error
+    expression = Reader(checked.get("nodes", list), {network.name: network for network in networks})
     try:
         system = _system(checked, expression)
+        system._weights.update(weights)
         return _grid(system, checked.object("grid")) if checked.has("grid") else system
     except ModelError:
         raise

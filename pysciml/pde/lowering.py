@@ -21,6 +21,7 @@ from pysciml.pde import advection
 from pysciml.pde.boundary import Side
 from pysciml.pde.grid import Array, Axis, central_width, extrapolation, ghosts, spread, stencil
 from pysciml.pde.system import PDESystem
+from pysciml.symbolic.networks import NetworkTerm
 from pysciml.symbolic.to_graph import HANDLERS, _head, _unknown, against_infinity
 
 CELLS: Final = "cells"
@@ -63,7 +64,9 @@ class Lowering:
         self.positive = tuple(positive)
         self.shape = tuple(axis.n for axis in axes)
         self.ndim = len(self.shape)
-        self.b = FieldBuilder([self.shape] * len(system.states), len(system.parameters))
+        weights = sum(network.size for network in system.networks.values())
+        self.b = FieldBuilder([self.shape] * len(system.states), len(system.parameters) + weights)
+        self.b.copy_networks(tuple(system.networks.values()), ())
         self.number = {symbol: i for i, symbol in enumerate(system.coordinates)}
         self.state = {(s.function, s.order): i for i, s in enumerate(system.states)}
         self.parameter = {symbol: i for i, symbol in enumerate(system.parameters)}
@@ -96,6 +99,9 @@ class Lowering:
             return self._derivative(expr, place)
         if isinstance(expr, sp.Integral):
             return self._integral(expr)
+        if isinstance(expr, NetworkTerm):
+            inputs = [self(argument, place) for argument in expr.inputs]
+            return b.network(expr.head.network, expr.head.output, inputs, expr.head.wrt)
         if isinstance(expr, sp.Mul):
             return self._product(expr, place)
         if isinstance(expr, sp.Piecewise):

@@ -10,7 +10,7 @@ import xarray as xr
 
 from pysciml._version import __version__
 from pysciml.engines.base import RawSolution
-from pysciml.errors import ProblemError, SolverError
+from pysciml.errors import SolverError
 from pysciml.graph.field_jacobian import FieldJacobian
 from pysciml.pde.results import fields_dataset
 
@@ -83,11 +83,7 @@ def _numbers(system: DiscreteSystem, p: Mapping[Any, Any] | None, u0: Mapping[An
 
     reader = object.__new__(FieldProblem)
     reader.system = system
-    names = system.model.parameters
-    params = reader._fill_parameters(np.full(len(names), np.nan), {} if p is None else p)
-    missing = [name for name, value in zip(names, params, strict=True) if np.isnan(value)]
-    if missing:
-        raise ProblemError(f"p has no value for {', '.join(missing)}", symbol=missing[0])
+    params = reader._read_parameters(p)
     given = {} if u0 is None else reader._read_fields(u0)
     arrays = [
         given.get(i, value if value is not None else np.zeros(layout.shape))

@@ -24,8 +24,10 @@ from pysciml.symbolic.variables import BrownianMotion, attributes, scalar
 from pysciml.symbolic.variables import t as default_time
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
+    from pysciml.graph import Network
     from pysciml.pde.discrete import DiscreteSystem
 
 
@@ -75,6 +77,8 @@ class PDESystem:
     Attributes
     ----------
     fields, coordinates, parameters, noise : tuples of SymPy objects
+    networks : dict of str to Network
+        Those among the terms; they act at each place on what they are given there.
     equations : tuple of sympy.Eq
     steady : bool
 
@@ -129,7 +133,9 @@ class PDESystem:
         self.boundary: dict[tuple[Any, sp.Symbol], Sides] = self._read_boundaries(boundary)
         self._check_orders()
         self.initial: dict[tuple[Any, int], sp.Expr] = self._read_initial(initial)
+        self.networks: dict[str, Network] = {}
         self.parameters: tuple[sp.Symbol, ...] = self._find_parameters(_read_parameters(parameters))
+        self._weights: dict[str, npt.NDArray[np.float64]] = {}
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -147,11 +153,6 @@ class PDESystem:
         for i, equation in enumerate(self.equations):
             where = describe(equation, i, self.time)
             for atom in sp.preorder_traversal(equation):
-                if isinstance(atom, NetworkTerm):
-                    raise UnsupportedError(
-                        f"{where}: the network {atom.head.network.name} is a term of ordinary and stochastic equations "
-                        "(pysciml.System) alone; write what is unknown here with parameters, which pysciml.fit fits"
-                    )
                 if not isinstance(atom, AppliedUndef):
                     continue
                 symbol = atom.func.__name__
@@ -319,6 +320,13 @@ class PDESystem:
         found: dict[sp.Symbol, None] = {}
         for where, expression in places:
             for atom in sp.preorder_traversal(expression):
+                if isinstance(atom, NetworkTerm):
+                    network = atom.head.network
+                    if self.networks.setdefault(network.name, network) != network:
+                        raise ModelError(
+                            f"two different networks are called {network.name!r}: use one network object, or two names",
+                            symbol=network.name,
+                        )
                 if isinstance(atom, AppliedUndef) and atom not in self.fields:
                     raise ModelError(f"{where}: {atom} is no field of the equations", symbol=atom.func.__name__)
                 if isinstance(atom, BrownianMotion) and atom not in self.noise:
@@ -338,11 +346,12 @@ class PDESystem:
                 found[atom] = None
         parameters = declared if declared is not None else tuple(found)
         names = [s.name for s in parameters] + [s.name for s in self.states] + [w.name for w in self.noise]
+        names += list(self.networks)
         for name in names:
             if names.count(name) > 1:
                 raise ModelError(f"the name {name!r} is used twice", symbol=name)
             if not name.isidentifier() or name in RESERVED or name in {str(x) for x in self.coordinates}:
-                raise ModelError(f"{name!r} cannot name a parameter or a field", symbol=name)
+                raise ModelError(f"{name!r} cannot name a parameter, a field or a network", symbol=name)
         return parameters
 
     # -- onwards --------------------------------------------------------------------------------
@@ -399,22 +408,31 @@ class PDESystem:
 
         return discretize(self, points, order, scheme, positive)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, weights: Mapping[Any, npt.ArrayLike] | None = None) -> None:
         """Write the equations, domain, conditions and names as JSON: data and never code.
 
         `pysciml.load` reads it. Numbers of a problem (parameters, arrays of initial values) are not
         part of it.
 
+        Parameters
+        ----------
+        path : path
+        weights : mapping, optional
+            Network -> its weights, such as ``fit.problem.weights``: what problems of the loaded
+            system start with. Other networks start with their initial weights, as they do here.
+
         Raises
         ------
         OSError
             If the file cannot be written; an existing file is replaced only by a whole new one.
+        ProblemError
+            If weights do not fit.
         UnsupportedError
             If an expression has a part that has no place in a file.
         """
         from pysciml.pde.files import save
 
-        save(self, path)
+        save(self, path, weights=weights)
 
     @property
     def attrs(self) -> dict[str, dict[str, str]]:

@@ -8,13 +8,15 @@ same expression, and its size is bounded before SymPy sees it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import sympy as sp
 from sympy.core.function import AppliedUndef, UndefinedFunction
 
 from pysciml.errors import ModelError, UnsupportedError
+from pysciml.graph import Network
+from pysciml.symbolic.networks import NetworkHead, NetworkTerm
 from pysciml.symbolic.to_graph import HANDLERS, LARGEST_ORDER
 from pysciml.symbolic.variables import BrownianMotion, Parameter, attributes
 
@@ -127,6 +129,9 @@ class Writer:
         if isinstance(expr, sp.Piecewise):
             pairs = [[self._number(part) for part in pair.args] for pair in expr.args]
             return ["piecewise", pairs]
+        if isinstance(expr, NetworkTerm):
+            head = expr.head
+            return ["network", head.network.name, head.output, list(head.wrt), [self._number(a) for a in expr.inputs]]
         head = getattr(expr.func, "__name__", "")
         if HEADS.get(head) is expr.func:
             return ["call", head, [self._number(a) for a in expr.args]]
@@ -149,6 +154,8 @@ def _children(expr: Any) -> list[Any]:
         return [expr.function, *(part for limit in bounds for part in limit)]
     if isinstance(expr, sp.Piecewise):
         return [part for pair in expr.args for part in pair.args]
+    if isinstance(expr, NetworkTerm):
+        return list(expr.inputs)
     return [] if isinstance(expr, (sp.Number, sp.NumberSymbol)) else list(expr.args)
 
 
@@ -159,6 +166,8 @@ class Reader:
     ----------
     nodes : list
         What `Writer.nodes` was.
+    networks : mapping, optional
+        Name -> network, of those that the nodes name.
 
     Raises
     ------
@@ -166,7 +175,8 @@ class Reader:
         Naming the node that is wrong.
     """
 
-    def __init__(self, nodes: Any) -> None:
+    def __init__(self, nodes: Any, networks: Mapping[str, Network] | None = None) -> None:
+        self._networks = {} if networks is None else networks
         self._built: list[Any] = []
         self._sizes: list[int] = []
         self._digits: list[int | None] = []  # None where there are symbols
@@ -211,6 +221,8 @@ class Reader:
         if not isinstance(node, list) or not node or not isinstance(node[0], str):
             raise ModelError("it is not a list that begins with what it is")
         kind, *rest = cast("list[Any]", node)
+        if kind == "network":
+            return self._network(rest)
         lengths = {"rational": 2, "symbol": 2, "brownian": 2, "function": 3, "derivative": 2, "integral": 2, "call": 2}
         if len(rest) != lengths.get(kind, 1):
             raise ModelError(f"{kind[:40]!r} has {len(rest)} entries")
@@ -264,6 +276,18 @@ class Reader:
         if kind == "call":
             return self._call(rest[0], rest[1])
         raise ModelError(f"{kind[:40]!r} is no known kind of node")
+
+    def _network(self, rest: list[Any]) -> Any:
+        if len(rest) != 4 or not isinstance(rest[0], str) or rest[0] not in self._networks:
+            raise ModelError("it names no network of the file")
+        network, output, wrt = self._networks[rest[0]], rest[1], rest[2]
+        inputs = self._operands(rest[3])
+        if len(inputs) != network.inputs or type(output) is not int or not 0 <= output < network.outputs:
+            raise ModelError(f"it calls the network {network.name} with other inputs or outputs than it has")
+        if not isinstance(wrt, list) or not all(type(i) is int and 0 <= i < network.inputs for i in wrt):
+            raise ModelError(f"it differentiates the network {network.name} by something that is no input")
+        self._measure(rest[3], None)
+        return NetworkTerm(NetworkHead(network, output, tuple(cast("list[int]", wrt))), *inputs)
 
     def _derivative(self, inner: Any, by: Any) -> Any:
         expr = self(inner)

@@ -24,7 +24,7 @@ from pysciml.symbolic.events import Event, Jump
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, StateInfo
 from pysciml.symbolic.marks import implicit
-from pysciml.symbolic.networks import MLP
+from pysciml.symbolic.networks import MLP, NetworkFunction
 from pysciml.symbolic.reading import RESERVED
 from pysciml.symbolic.system import System
 from pysciml.symbolic.variables import BrownianMotion, equation, parameters, variables
@@ -69,7 +69,9 @@ def save(system: System, path: str | Path, weights: Mapping[Any, Any] | None = N
     if not model.differential.all():
         document["index"] = model.index
     if graph.networks:
-        document["graph"]["networks"] = _networks_of(system, {} if weights is None else weights)
+        document["graph"]["networks"] = network_entries(
+            system.networks, system._weights, {} if weights is None else weights
+        )
         document["graph"]["calls"] = [[call.network, call.output, list(call.wrt)] for call in graph.calls]
     elif weights:
         raise ProblemError(f"weights has {next(iter(weights))}, and the system {system.name!r} has no networks")
@@ -88,15 +90,35 @@ def _arrays_of(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _networks_of(system: System, weights: Mapping[Any, Any]) -> list[dict[str, Any]]:
-    given: dict[str, Any] = dict(system._weights)
+def network_entries(
+    networks: Mapping[str, Network], known: Mapping[str, Any], weights: Mapping[Any, Any]
+) -> list[dict[str, Any]]:
+    """Networks as data.
+
+    Parameters
+    ----------
+    networks : mapping of name to Network
+    known : mapping of name to array
+        Weights that came with a file.
+    weights : mapping
+        Network or its name -> weights, which take their place.
+
+    Raises
+    ------
+    ProblemError
+        If ``weights`` do not fit.
+    UnsupportedError
+        For another library's module that cannot be written out.
+    """
+    given: dict[str, Any] = dict(known)
     for key, values in weights.items():
-        found = system.network_block(key)
-        if found is None:
-            raise ProblemError(f"weights has {key}, which is not a network of the system", symbol=str(key))
-        given[found[0]] = weight_array(values, found[0], found[1].stop - found[1].start)
+        name: Any = key.name if isinstance(key, NetworkFunction) else key
+        network = networks.get(name) if isinstance(name, str) else None
+        if network is None or (isinstance(key, NetworkFunction) and key.network != network):
+            raise ProblemError(f"weights has {name}, which is not a network of the system", symbol=str(name))
+        given[name] = weight_array(values, name, network.size)
     entries: list[dict[str, Any]] = []
-    for network in system.graph.networks:
+    for network in networks.values():
         entry: dict[str, Any] = {
             "name": network.name,
             "inputs": network.inputs,
@@ -223,7 +245,7 @@ def _system(document: _Checked) -> System:
     symbols = tuple(parameters(n, **attrs.get(n, {})) for n in document.names("parameters"))
     observed = document.names("observed")
     noise = document.names("noise")
-    networks, weights = _networks(document.object("graph"))
+    networks, weights = read_networks(document.object("graph"))
     every = [s.name for s in states] + [s.name for s in symbols] + observed + noise + [n.name for n in networks]
     if len(set(every)) < len(every):
         raise ModelError("two names are equal")
@@ -238,7 +260,7 @@ def _system(document: _Checked) -> System:
     return system
 
 
-def _networks(document: _Checked) -> tuple[list[Network], dict[str, Any]]:
+def read_networks(document: _Checked) -> tuple[list[Network], dict[str, Any]]:
     """The networks of a file, checked as a user's own are, and the weights that come with them."""
     if not document.has("networks"):
         return [], {}

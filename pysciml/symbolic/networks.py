@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from pysciml.errors import EngineUnavailableError, ModelError
 from pysciml.graph import networks as graph_networks
 from pysciml.hints import did_you_mean, named_options
 from pysciml.symbolic.variables import scalar
+
+if TYPE_CHECKING:
+    from pysciml.graph.model import Model
 
 #: More weights than this are a slip (a vector of them is kept for every optimizer state).
 _MOST_WEIGHTS: Final = 50_000_000
@@ -177,6 +180,33 @@ class NetworkFunction:
 
     def __hash__(self) -> int:
         return hash(self.network)
+
+
+class WithNetworks:
+    """What systems know of the networks among their terms."""
+
+    model: Model
+    _weights: dict[str, npt.NDArray[np.float64]]
+
+    @property
+    def networks(self) -> dict[str, graph_networks.Network]:
+        """The neural networks among the terms, by name."""
+        return {network.name: network for network in self.model.graph.networks}
+
+    def initial_weights(self, name: str) -> npt.NDArray[np.float64]:
+        """What a `Problem` starts a network with: its initial weights, or those of the model file."""
+        if name in self._weights:
+            return self._weights[name].copy()
+        return self.networks[name].initial()
+
+    def network_block(self, key: Any) -> tuple[str, slice] | None:
+        """A network, given as such or by name: its name, and where its weights are in ``p``."""
+        name: Any = key.name if isinstance(key, NetworkFunction) else key
+        if not isinstance(name, str) or name not in self.model.blocks:
+            return None
+        if isinstance(key, NetworkFunction) and key.network != self.networks[name]:
+            return None
+        return name, self.model.blocks[name]
 
 
 class MLP(NetworkFunction):

@@ -13,14 +13,14 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from pysciml.errors import ModelError
-from pysciml.graph import Graph, Model, Network
+from pysciml.graph import Graph, Model
 from pysciml.graph.model import Kind, NoiseType
 from pysciml.hints import named_options
 from pysciml.symbolic import printing
 from pysciml.symbolic.events import Event, Jump
 from pysciml.symbolic.from_graph import to_sympy
 from pysciml.symbolic.lowering import Lowered, lower
-from pysciml.symbolic.networks import NetworkFunction
+from pysciml.symbolic.networks import WithNetworks
 from pysciml.symbolic.reading import normalize
 from pysciml.symbolic.variables import BrownianMotion, attributes, equation, scalar
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import scipy.sparse
 
 
-class System:
+class System(WithNetworks):
     """Differential equations in SymPy.
 
     What kind of system it is follows from the equations: `kind` is ``"ode"``, ``"dae"`` (an
@@ -169,26 +169,6 @@ class System:
         rows, cols = self.graph.sparsity()
         n = len(self.states)
         return csr_array((np.ones(len(rows), dtype=bool), (rows, cols)), shape=(n, n))
-
-    @property
-    def networks(self) -> dict[str, Network]:
-        """The neural networks among the terms, by name."""
-        return {network.name: network for network in self.graph.networks}
-
-    def initial_weights(self, name: str) -> npt.NDArray[np.float64]:
-        """What a `Problem` starts a network with: its initial weights, or those of the model file."""
-        if name in self._weights:
-            return self._weights[name].copy()
-        return self.networks[name].initial()
-
-    def network_block(self, key: Any) -> tuple[str, slice] | None:
-        """A network, given as such or by name: its name, and where its weights are in ``p``."""
-        name: Any = key.name if isinstance(key, NetworkFunction) else key
-        if not isinstance(name, str) or name not in self.model.blocks:
-            return None
-        if isinstance(key, NetworkFunction) and key.network != self.networks[name]:
-            return None
-        return name, self.model.blocks[name]
 
     def state_index(self, key: Any) -> int | None:
         """The position of a state given as symbol, as derivative or by name; None if it is none."""

@@ -238,7 +238,7 @@ def test_data_that_do_not_fit_are_named(change: Any, message: str) -> None:
     ("how", "error", "message"),
     [
         ({"trainable": [w]}, ps.UnsupportedError, "w is a field, whose initial values"),
-        ({"trainable": [k], "optimizer": "adam"}, ps.UnsupportedError, "fitted by least squares"),
+        ({"trainable": [k], "optimizer": "adam", "bounds": {"k": (0, 1)}}, ps.ProblemError, "is for least squares"),
         ({"trainable": [k], "sigma": {"w": -1.0}}, ps.ProblemError, "must be positive"),
         ({"trainable": [k], "sigma": {"q": 1.0}}, ps.ProblemError, "sigma has q"),
         (

@@ -12,6 +12,7 @@ from pysciml.graph import Model, ops
 from pysciml.graph.array_ops import ARRAY_OPS
 from pysciml.graph.field_kernels import Copy, Kernel, Plan, Reduction, Transform, View
 from pysciml.graph.field_modes import diagonal, modal
+from pysciml.graph.field_networks import expand_fields
 from pysciml.graph.field_split import split
 from pysciml.graph.fields import FieldGraph
 
@@ -19,13 +20,18 @@ from pysciml.graph.fields import FieldGraph
 OPERATIONS: Final = frozenset(ARRAY_OPS)
 
 
+def _graph(model: Model) -> FieldGraph:
+    """Its graph, with networks written out."""
+    assert isinstance(model.graph, FieldGraph)
+    return expand_fields(model.graph)
+
+
 def send_fields(model: Model) -> Any:
     """The model as a Julia value."""
     from pysciml.engines.julia.bridge import julia
     from pysciml.engines.julia.transfer import integers
 
-    graph, module = model.graph, julia()
-    assert isinstance(graph, FieldGraph)
+    graph, module = _graph(model), julia()
     module.load_kind(model.kind)
     fields = _send(graph, "rhs")
     depends_on_time = ops.TIME in graph.op[graph.reachable(graph.outputs["rhs"])]
@@ -49,15 +55,13 @@ def _parts(graph: FieldGraph) -> FieldGraph:
 
 def has_linear_part(model: Model) -> bool:
     """Whether the right-hand side has terms that IMEX methods solve for: see `pysciml.graph.field_split`."""
-    graph = model.graph
-    assert isinstance(graph, FieldGraph)
+    graph = _graph(model)
     return bool(_parts(graph).sparsity("implicit")[0].size)
 
 
 def has_moving_boundary(model: Model) -> bool:
     """Whether what IMEX methods solve for depends on time: by values at boundaries that stand in stencils."""
-    graph = model.graph
-    assert isinstance(graph, FieldGraph)
+    graph = _graph(model)
     parts = _parts(graph)
     return ops.TIME in parts.op[parts.reachable(parts.outputs["implicit"])]
 
@@ -67,8 +71,7 @@ def send_fields_split(model: Model, handle: Any) -> None:
     from pysciml.engines.julia.bridge import julia
     from pysciml.engines.julia.transfer import integers
 
-    graph = model.graph
-    assert isinstance(graph, FieldGraph)
+    graph = _graph(model)
     parts = _parts(graph)
     rows, cols = parts.sparsity("implicit")
     both = (_send(parts, name) for name in ("implicit", "explicit"))
@@ -82,8 +85,7 @@ def _diagonal(graph: FieldGraph) -> FieldGraph | None:
 
 def has_diagonal_part(model: Model) -> bool:
     """Whether exponential methods can step Fourier modes: see `pysciml.graph.field_modes.diagonal`."""
-    graph = model.graph
-    return isinstance(graph, FieldGraph) and _diagonal(graph) is not None
+    return isinstance(model.graph, FieldGraph) and _diagonal(_graph(model)) is not None
 
 
 def send_fields_modes(model: Model, handle: Any) -> None:
@@ -91,8 +93,7 @@ def send_fields_modes(model: Model, handle: Any) -> None:
     from pysciml.engines.julia.bridge import julia
     from pysciml.engines.julia.transfer import integers
 
-    graph = model.graph
-    assert isinstance(graph, FieldGraph)
+    graph = _graph(model)
     parts = _diagonal(graph)
     assert parts is not None
     given: list[Any] = []

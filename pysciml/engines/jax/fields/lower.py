@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pysciml.engines.jax import network as networks
 from pysciml.engines.jax.lower import FUNCTIONS, Function
 from pysciml.graph import array_ops as ao
 from pysciml.graph import ops
@@ -112,6 +113,7 @@ def evaluator(graph: FieldGraph, name: str) -> Callable[[Any, Sequence[Any], Any
     def function(t: Any, fields: Sequence[Any], p: Any) -> list[Any]:
         dtype = jnp.result_type(fields[0])
         values: dict[int, Any] = {}
+        applied: dict[Any, Any] = {}
         for node in nodes:
             code, k = int(graph.op[node]), int(graph.index[node])
             operands = [a for a in graph.args[node].tolist() if a >= 0]
@@ -122,6 +124,11 @@ def evaluator(graph: FieldGraph, name: str) -> Callable[[Any, Sequence[Any], Any
                 continue
             if code == ao.SLICE:
                 values[node] = joins.slice(values, operands[0], *graph.attributes[k])
+                continue
+            if code == ops.JOIN:  # a network gathers what is joined itself
+                continue
+            if code == ops.NETWORK:
+                values[node] = network_output(graph, node, [values[a] for a in graph.inputs_of(node)], p, applied)
                 continue
             args = [values[a] for a in operands]
             if code == ops.CONST:
@@ -142,6 +149,16 @@ def evaluator(graph: FieldGraph, name: str) -> Callable[[Any, Sequence[Any], Any
         return [values[node] for node in wanted]
 
     return function
+
+
+def network_output(graph: FieldGraph, node: int, inputs: Sequence[Any], p: Any, applied: dict[Any, Any]) -> Any:
+    """The values of a ``NETWORK`` node at every place; ``applied`` keeps those of its other outputs."""
+    number, output, wrt, _ = graph.calls[int(graph.index[node])]
+    key = number, int(graph.args[node, 0]), wrt
+    if key not in applied:
+        x = jnp.stack(jnp.broadcast_arrays(*inputs), axis=-1)
+        applied[key] = networks.derivative(graph.networks[number], wrt, p[graph.blocks[number]], x)
+    return applied[key][..., output]
 
 
 def split(graph: FieldGraph, y: Any) -> list[Any]:

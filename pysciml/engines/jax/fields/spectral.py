@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from pysciml.engines.jax.fields.lower import array_op
+from pysciml.engines.jax.fields.lower import array_op, network_output
 from pysciml.engines.jax.lower import FUNCTIONS
 from pysciml.graph import array_ops as ao
 from pysciml.graph import ops
@@ -63,9 +63,12 @@ def spectral_evaluator(graph: FieldGraph, name: str) -> Callable[[Any, Sequence[
 
     def function(t: Any, fields: Sequence[Any], p: Any) -> list[Any]:
         values: dict[int, Value] = {}
+        applied: dict[Any, Any] = {}
         for node in nodes:
             code, k = int(graph.op[node]), int(graph.index[node])
-            args = [values[a] for a in graph.args[node].tolist() if a >= 0]
+            if code == ops.JOIN:
+                continue
+            args = [values[a] for a in graph.operands(node)]
             whole = graph.shapes[node] == shape
             if code == ops.CONST:
                 values[node] = Value((), jnp.asarray(graph.const[node]))
@@ -83,6 +86,9 @@ def spectral_evaluator(graph: FieldGraph, name: str) -> Callable[[Any, Sequence[
             elif code in ao.ARRAY_OPS:
                 inner = [a.here for a in args]
                 values[node] = Value(graph.shapes[node], array_op(code, inner, graph.attributes[k], graph.tables))
+            elif code == ops.NETWORK:
+                here = network_output(graph, node, [a.here for a in args], p, applied)
+                values[node] = Value(graph.shapes[node], here)
             elif whole and code in (ops.ADD, ops.SUB, ops.NEG) and all(_modal(a, shape) for a in args):
                 values[node] = Value(shape, modes=FUNCTIONS[code](*(a.modes for a in args)))
             elif whole and code == ops.MUL and args[0].shape == () and _modal(args[1], shape):
