@@ -38,7 +38,8 @@ def snapshots(
     field : name or SymPy function, optional
         The first field by default.
     times : list of float, or int
-        When (the nearest times there are), or how many evenly spread over the solution.
+        When (the nearest times there are), or how many evenly spread over the solution, all of them where there are
+        no more.
     columns : int
 
     Returns
@@ -61,7 +62,9 @@ def snapshots(
     chosen = _field(sol, field)
     given: Any = times
     if isinstance(given, (int, np.integer)):
-        given = np.linspace(float(chosen.t[0]), float(chosen.t[-1]), int(given)).tolist()
+        even = np.linspace(float(chosen.t[0]), float(chosen.t[-1]), int(given))
+        given = np.unique(np.abs(chosen.t.values[:, None] - even).argmin(axis=0))  # none twice, where there are few
+        given = chosen.t.values[given].tolist()
     frames = [chosen.sel(t=when, method="nearest") for when in given]
     with style():
         if chosen.ndim == 2:

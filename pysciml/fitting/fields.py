@@ -24,6 +24,8 @@ from pysciml.problem import number
 #: Points that a value between them is interpolated from, along each axis; few where there may be jumps.
 _SMOOTH: Final = 4
 _ROUGH: Final = 2
+#: How much unevenness counts beside differences to data, where windows start.
+_EVENNESS: Final = 1e-2
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,6 @@ def check_training(problem: FieldProblem, trainable: list[Any], options: Trainin
         )
     if problem.system.kind != "ode":
         raise UnsupportedError(f"{name} is a stochastic partial differential equation, which is not trained")
-    if options.segments is not None and set(options.segments) != {1}:
-        raise UnsupportedError(
-            f"segments={options.segments}: the first states of windows are trained, and {name} has as many as there "
-            "are cells: leave segments out"
-        )
 
 
 def places(*variables: tuple[Variable, ...]) -> list[Any]:
@@ -91,6 +88,59 @@ def places(*variables: tuple[Variable, ...]) -> list[Any]:
         for group in variables
         for each in group
     ]
+
+
+def first_fields(problem: FieldProblem, data: FieldObservations, edges: Array) -> Array:
+    """Where windows start: fields through the data, as even as these allow; shape (n_windows, n_states).
+
+    They minimize the squares of the differences to the data (interpolated in time) and, with a small weight, of those
+    between neighbouring cells. Fields that were not measured start as the problem does.
+    """
+    from scipy import sparse
+    from scipy.sparse.linalg import splu
+
+    graph, n = problem.system.graph, len(problem.system.model.states)
+    starts = np.tile(problem.u0, (edges.size - 1, 1))
+    order = np.argsort(data.times)
+    for variable in data.variables if len(starts) > 1 else ():
+        if variable.number >= n:
+            continue
+        rows = np.arange(variable.rows.start, variable.rows.stop)[data.present[variable.rows].any(axis=1)]
+        values = np.empty((len(rows), edges.size - 2))
+        for row, found in zip(rows.tolist(), values, strict=True):
+            seen = order[data.present[row][order]]
+            found[:] = np.interp(edges[1:-1], data.times[seen], data.values[row][seen])
+        matrix = variable.matrix[rows - variable.rows.start]
+        even = _differences(graph.fields[variable.number])
+        normal = sparse.csc_array(matrix.T @ matrix + _EVENNESS * (even.T @ even))
+        block = slice(graph.offsets[variable.number], graph.offsets[variable.number + 1])
+        starts[1:, block] = splu(normal).solve(np.asarray(matrix.T @ values)).T
+    return starts
+
+
+def _differences(shape: tuple[int, ...]) -> Any:
+    """The matrix of the differences between neighbours on a grid."""
+    from scipy import sparse
+
+    parts: list[Any] = []
+    for axis, size in enumerate(shape):
+        if size > 1:
+            eyes: list[Any] = [sparse.eye_array(k) for k in shape]
+            eyes[axis] = sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(size - 1, size))
+            whole = eyes[0]
+            for factor in eyes[1:]:
+                whole = sparse.kron(whole, factor)
+            parts.append(whole)
+    return sparse.vstack(parts)
+
+
+def spread_of(problem: FieldProblem, starts: Array) -> Array:
+    """The scale of each cell: the range of its field."""
+    found = np.empty(starts.shape[1])
+    offsets = problem.system.graph.offsets
+    for k in range(len(problem.system.model.states)):
+        found[offsets[k] : offsets[k + 1]] = np.ptp(starts[:, offsets[k] : offsets[k + 1]])
+    return found
 
 
 def read_field_data(problem: FieldProblem, data: Any, sigma: Any, weights: Any) -> FieldObservations:

@@ -100,7 +100,8 @@ def fit(
     differences, the means' divided by ``sigma`` and the variances' by ``sigma²``, by default the
     root of the variable's mean variance. Each update has its own noise.
 
-    A **partial differential equation** is trained in one piece (no ``segments``), by the JAX engine.
+    A **partial differential equation** is trained by the JAX engine. Windows of ``segments`` start from
+    fields through the data, which are trained, too.
 
     Parameters
     ----------

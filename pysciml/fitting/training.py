@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import xarray as xr
@@ -46,14 +46,13 @@ def train(problem: Problem, data: xr.Dataset, trainable: list[Any], options: Map
     stochastic = problem.system.model.kind == "sde"
     _check_problem(problem)
     chosen = read_options(options, stochastic)
-    read: Callable[..., Observations] = moments.read_moments if stochastic else read_data
     if isinstance(problem, FieldProblem):
         fields.check_training(problem, trainable, chosen)
-        read = fields.read_field_data
     if chosen.engine == "julia":
         _check_julia(problem, chosen)
     else:
         _check_jax(problem, chosen)
+    read = _reader(problem)
     observations = read(problem, data, options["sigma"], options["weights"])
     trained = read_trainable(problem, trainable, options["log"])
     until, held_out = read_validation(problem, options["validation"], observations, read)
@@ -76,8 +75,18 @@ def train(problem: Problem, data: xr.Dataset, trainable: list[Any], options: Map
             late = np.abs(check.length[0]) * check.times > np.abs(until - problem.tspan[0]) * (1 + 1e-12)
             kept = check.scale * late[None, :, None]
             check = replace(check, scale=kept, count=int(np.count_nonzero(kept)))
-    starts = first_states(observations, edges, problem.u0)
+    if isinstance(problem, FieldProblem):
+        starts = fields.first_fields(problem, cast("fields.FieldObservations", observations), edges)
+    else:
+        starts = first_states(observations, edges, problem.u0)
     return _Training(problem, data, starts, trained, stages, check, chosen).run()
+
+
+def _reader(problem: Problem) -> Callable[..., Observations]:
+    """What reads the data of a problem."""
+    if isinstance(problem, FieldProblem):
+        return fields.read_field_data
+    return moments.read_moments if problem.system.model.kind == "sde" else read_data
 
 
 def _stages(problem: Problem, data: Observations, trained: Trained, epochs: int) -> tuple[int, ...]:
@@ -89,8 +98,9 @@ def _stages(problem: Problem, data: Observations, trained: Trained, epochs: int)
     model = problem.system.model
     scalars = len(model.parameters)
     if model.fields:
-        return (1,)
-    seen = {row for row, mask in zip(data.rows.tolist(), data.present, strict=True) if mask.mean() > 0.9}
+        seen = {v.number for v in data.variables if data.present[v.rows].mean() > 0.9}
+    else:
+        seen = {row for row, mask in zip(data.rows.tolist(), data.present, strict=True) if mask.mean() > 0.9}
     if model.kind == "sde" or not (trained.by_p >= scalars).any() or not set(range(len(model.states))) <= seen:
         return (1,)
     later = data.times.size - int(data.times[0] == problem.tspan[0])
@@ -147,7 +157,10 @@ class _Training:
         self.stages, self.check = stages, check
         n_starts = stages[0].n - 1
         self.layout = Layout(trained.by_p, trained.by_u0, trained.log, n_starts)
-        spread = np.ptp(starts, axis=0) if n_starts else np.ones(problem.u0.size)
+        spread = np.ones(problem.u0.size)
+        if n_starts:
+            many = isinstance(problem, FieldProblem)
+            spread = fields.spread_of(problem, starts) if many else np.ptp(starts, axis=0)
         self.stochastic = problem.system.model.kind == "sde"
         self.on_julia = options.engine == "julia"
         spread = np.where(spread > 0, spread, 1.0)

@@ -11,6 +11,7 @@ import sympy as sp
 import xarray as xr
 
 import pysciml as ps
+from pysciml.fitting.fields import first_fields, read_field_data
 from pysciml.graph.field_jacobian import jacobian, tangent_graph
 from pysciml.graph.field_networks import expand_fields
 from pysciml.graph.field_sensitivity import sensitivity_graph
@@ -249,6 +250,36 @@ def test_a_reaction_is_learned_from_data(measured: xr.Dataset) -> None:
     assert fit.solution.w.sel(t=3).values == pytest.approx(solution.w.isel(t=-1).values, abs=0.05)
 
 
+def test_windows_start_from_fields_through_the_data() -> None:
+    """Between sensors that stand anywhere; a field that nobody measured starts as the problem does."""
+    system = plane(called)
+    problem = system.problem((0, 1), {k: 0.1})
+    rng = np.random.default_rng(0)
+    coords = {"t": [0.0, 0.5, 1.0], "X": ("s", rng.random(200)), "Y": ("s", rng.random(200))}
+    shape = coords["X"][1] + 2 * coords["Y"][1]
+    data = xr.Dataset({"u": (("t", "s"), [shape, 3 * shape, 5 * shape])}, coords=coords)
+    data["u"][1, ::5] = np.nan
+    starts = first_fields(problem, read_field_data(problem, data, None, None), np.array([0.0, 0.25, 0.5, 1.0]))
+    x_, y_ = np.meshgrid(*system.coords.values(), indexing="ij")
+    for start, factor in zip(starts[1:], (2, 3), strict=True):
+        assert start[:30] == pytest.approx(factor * (x_ + 2 * y_).ravel(), abs=0.1 * factor)
+        assert np.array_equal(start[30:], problem.u0[30:])
+    assert np.array_equal(starts[0], problem.u0)
+
+
+def test_windows_are_joined(measured: xr.Dataset) -> None:
+    """What one long solve does not find from here, windows do: the sign of a growth far from where it starts."""
+    growth = ps.MLP("growth", 1, 1, (6,), seed=2)
+    problem = front(w * growth(4 * w - 2)).problem((0, 3), {k: 0.3})
+    options: Any = {"epochs": 200, "learning_rate": 3e-2, "rtol": 1e-4, "atol": 1e-5}
+    fit = ps.fit(problem, measured[["w"]], [growth], segments=(4, 1), **options)
+    z = sp.Symbol("z")
+    found = sp.lambdify(z, formula(growth, fit.problem.weights["growth"], 4 * z - 2)[0])
+    at = np.linspace(0.1, 1, 7)
+    assert found(at) == pytest.approx(1 - at, abs=0.15)
+    assert fit.loss < 1e-3
+
+
 def test_a_training_goes_on_bit_for_bit(measured: xr.Dataset, tmp_path: Any) -> None:
     problem, path = learned(), tmp_path / "c.npz"
     options: Any = {"learning_rate": 1e-2, "regularize": ps.ErrorEstimate(0.1)}
@@ -272,8 +303,6 @@ def test_numbers_alone_are_trained_where_an_optimizer_is_named(measured: xr.Data
 
 def test_what_is_not_trained_is_refused(measured: xr.Dataset) -> None:
     problem = learned()
-    with pytest.raises(ps.UnsupportedError, match="segments"):
-        ps.fit(problem, measured, ["source"], segments=2)
     with pytest.raises(ps.UnsupportedError, match="engine='jax' alone"):
         ps.fit(problem, measured, ["source"], engine="julia")
     with pytest.raises(ps.UnsupportedError, match="w is a field"):

@@ -62,6 +62,14 @@ def test_a_film_of_a_solution_on_disk_reads_a_frame_at_a_time(tmp_path: Path, di
     assert len(read) < 6 * count
 
 
+def test_no_time_is_drawn_twice() -> None:
+    sol = uneven().assign_coords(t=[0.0, 1.0, 5.0, 10.0])
+    titles = [panel.get_title("left") for panel in ps.plot.snapshots(sol, "u").ravel()]
+    assert titles == ["t = 0", "t = 1", "t = 5", "t = 10"]
+    titles = [panel.get_title("left") for panel in ps.plot.snapshots(sol, "u", 3).ravel()]
+    assert titles == ["t = 0", "t = 5", "t = 10"]
+
+
 def test_every_column_of_snapshots_has_its_axis_named() -> None:
     sol = uneven()
     assert ps.plot.snapshots(sol, "u", 4).shape == (2, 2)
