@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from pysciml.errors import ProblemError
+from pysciml.hints import named_options
 from pysciml.neural.layers import NeuralODE, Solved
 
 
@@ -60,6 +61,7 @@ class LatentODE(eqx.Module):
     infer: eqx.nn.Linear
     decode: eqx.nn.MLP
 
+    @named_options()
     def __init__(self, layer: NeuralODE, n_observed: int, n_hidden: int, width: int = 32, *, key: Any) -> None:
         if not isinstance(layer, NeuralODE):
             raise ProblemError(f"LatentODE: layer must be a NeuralODE, not {type(layer).__name__}", symbol="layer")

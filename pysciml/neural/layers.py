@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from pysciml.errors import ProblemError
+from pysciml.hints import named_options
 from pysciml.neural import noisy_terms, terms
 from pysciml.neural.adaptive import METHODS, Outcome, Setting, method
 from pysciml.neural.adjoint_option import read_layer_adjoint
@@ -108,6 +109,7 @@ class NeuralODE(eqx.Module):
     regularize: tuple[Regularizer, ...] = eqx.field(static=True)
     adjoint: Any = eqx.field(static=True)
 
+    @named_options()
     def __init__(
         self,
         field: Any,
@@ -233,6 +235,7 @@ class NeuralSDE(eqx.Module):
     max_steps: int = eqx.field(static=True)
     regularize: tuple[Regularizer, ...] = eqx.field(static=True)
 
+    @named_options()
     def __init__(
         self,
         drift: Any,

@@ -374,3 +374,14 @@ def test_damaged_files_are_refused(damage: Any, message: str, tmp_path: Any) -> 
     path.write_text(json.dumps(document))
     with pytest.raises(ps.ModelError, match=message):
         ps.load(path)
+
+
+def test_an_exact_solution_is_met_at_the_order_of_the_differences() -> None:
+    """With a network in the flux and as a source."""
+    (s,) = called(source, w)
+    system = ps.PDESystem(
+        [ps.Eq(D(w), D((k + s**2) * D(w, x), x) + s)], {x: (0, 1)}, {x: ps.Dirichlet(0)}, {w: sp.sin(sp.pi * x)}
+    )
+    exact = {w: sp.sin(sp.pi * x) * sp.exp(-ps.t)}
+    measured = ps.testing.manufactured(system, exact).measure([16, 32, 64], tspan=(0, 0.1), p={k: 0.1})
+    assert measured.order.values[1:] == pytest.approx([2, 2], abs=0.2)
