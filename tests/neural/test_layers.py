@@ -217,9 +217,9 @@ def test_what_makes_no_sense_is_refused():
         ps.neural.NeuralSDE(field(), field(), regularize=ps.TaylorDerivative(2))
     with pytest.raises(ps.ProblemError, match="less than t1 - t0"):
         ps.neural.NeuralODE(field(), regularize=ps.RandomEndTime(1.5))
-    with pytest.raises(ps.ProblemError, match="no option regularise: .* did you mean regularize"):
+    with pytest.raises(ps.ProblemError, match=r"no option regularise: .* did you mean regularize"):
         ps.neural.NeuralODE(field(), regularise=None)
     with pytest.raises(ps.ProblemError, match="NeuralSDE has no option diffusive"):
         ps.neural.NeuralSDE(field(), diffusive=field())
-    with pytest.raises(ps.ProblemError, match="LatentODE has no option widht: .* did you mean width"):
+    with pytest.raises(ps.ProblemError, match=r"LatentODE has no option widht: .* did you mean width"):
         ps.neural.LatentODE(ps.neural.NeuralODE(field()), 1, 1, widht=4, key=0)
