@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ class FieldObjective(Objective):
     """
 
     problem: FieldProblem | None = None
+
+    rolled: ClassVar[bool] = True
 
     def start(self, u0: Any, p: Any) -> Any:
         """See `Objective.start`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +102,9 @@ class Objective:
     spread: Array
     adjoint: Any = None
 
+    #: See `pysciml.neural.adaptive.Setting`; measured by `benchmarks.training_fields`.
+    rolled: ClassVar[bool] = False
+
     def field(self) -> Callable[[Any, Any, Any], Any]:
         """The right-hand side of all windows over relative time: y (n_windows, n), params (p, start, length)."""
         rhs = lower(self.model.graph, "rhs")
@@ -140,7 +143,8 @@ class Objective:
         ``fine`` of the finest windows, whose first states ``theta`` has, make one of these.
         """
         regularizers = tuple(self.regularizers) if train else ()
-        plain = Setting(method(self.algorithm), self.rtol, self.atol, capacity, adjoint=self.adjoint)
+        numbers = method(self.algorithm), self.rtol, self.atol, capacity
+        plain = Setting(*numbers, adjoint=self.adjoint, rolled=self.rolled)
         how = terms.setting_for(plain, regularizers)
         field = terms.field_for(self.field(), regularizers)
         compared = self.compared(windows)

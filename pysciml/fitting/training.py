@@ -232,12 +232,16 @@ class _Training:
         return min(epoch * (n + 1) // self.options.epochs, n - 1)
 
     def _step(self, stage: int, capacity: int, *args: Any) -> Any:
-        """``(theta, optimizer leaves, chosen, coefficients, key) -> (theta, leaves, value, finite)``, compiled."""
+        """An update, compiled: ``(theta, leaves, chosen, coefficients, key, numbers) -> (theta, leaves, value, fine)``.
+
+        The random numbers of a batch are those of the key, folded with the numbers of its epoch and its own.
+        """
         if self.on_julia:
             return self._step_on_julia(stage, capacity, *args)
         from pysciml.engines.jax.compiling import compiled
 
         def make() -> Callable[..., Any]:
+            import jax
             import jax.numpy as jnp
 
             from pysciml.fitting.objective import value_and_slope
@@ -248,7 +252,8 @@ class _Training:
             loss = self.objective.make(windows, self.stages[0].n // windows.n, capacity, train=True)
             differentiated = value_and_slope(loss, adjoint is not None and adjoint.forward)
 
-            def step(theta: Any, leaves: Any, chosen: Any, coefficients: Any, random: Any) -> Any:
+            def step(theta: Any, leaves: Any, chosen: Any, coefficients: Any, key: Any, numbers: Any) -> Any:
+                random = jax.random.fold_in(jax.random.fold_in(key, numbers[0]), numbers[1])
                 (total, value), slope = differentiated(theta, chosen, coefficients, random)
                 fine = value.success & jnp.isfinite(total) & jnp.isfinite(slope).all()
                 return *optimizer.change(theta, leaves, slope), value, fine
@@ -259,9 +264,20 @@ class _Training:
         return compiled(key, make, *args, precision=self.options.precision, device=self.options.device)[0](*args)
 
     def _step_on_julia(
-        self, stage: int, capacity: int, theta: Array, leaves: Any, chosen: Any, coefficients: Array, random: Any
+        self,
+        stage: int,
+        capacity: int,
+        theta: Array,
+        leaves: Any,
+        chosen: Any,
+        coefficients: Array,
+        key: Any,
+        numbers: Array,
     ) -> Any:
         """As `_step`: Julia differentiates, an optimizer of either takes the derivative."""
+        import jax
+
+        random = jax.random.fold_in(jax.random.fold_in(key, numbers[0]), numbers[1])
         windows = self.stages[stage]
         loss = self._loss(stage, windows, self.stages[0].n // windows.n, capacity)
         total, value, slope = loss(np.asarray(theta), chosen, coefficients, random)
@@ -302,6 +318,8 @@ class _Training:
 
     def run(self) -> TrainingResult:
         """Train, or go on with a training."""
+        import jax
+
         from pysciml.engines.jax.compiling import arithmetic
 
         # For Julia only random numbers and optimizers are JAX's, and stay where they are.
@@ -314,12 +332,13 @@ class _Training:
             path = self.options.checkpoint
             if path is not None:
                 state = restore(path, self.mark, state) or state
+            key = jax.random.key(self.options.seed)
             begin = time.perf_counter() - (state.history["seconds"][-1] if state.epoch else 0.0)
             shown = 0.0
             message, success = f"all {self.options.epochs} epochs done", True
             try:
                 while state.epoch < self.options.epochs:
-                    failed = self._epoch(state, begin)
+                    failed = self._epoch(state, key, begin)
                     if failed:
                         message, success = failed, False
                         warnings.warn(f"the training stopped: {failed}", FitWarning, stacklevel=4)
@@ -341,7 +360,7 @@ class _Training:
             sys.stderr.write("\n")
         return self._result(state, success, message)
 
-    def _epoch(self, state: State, begin: float) -> str:
+    def _epoch(self, state: State, key: Any, begin: float) -> str:
         """One epoch; the state is changed only if all of it went well. Returns what went wrong."""
         import jax
 
@@ -355,14 +374,14 @@ class _Training:
         if size < n:
             order = np.random.default_rng([options.seed, state.epoch]).permutation(n)
         batches = np.array_split(order, -(-n // size))
-        random = jax.random.fold_in(jax.random.key(options.seed), state.epoch)
         theta, leaves = state.theta, state.optimizer
         totals = np.zeros(3)
         for number, batch in enumerate(batches):
-            key = jax.random.fold_in(random, number)
+            numbers = np.array([state.epoch, number])
             while True:
-                args = (theta, leaves, np.sort(batch), coefficients, key)
+                args = (theta, leaves, np.sort(batch), coefficients, key, numbers)
                 new, moved, value, fine = self._step(stage, state.capacity, *args)
+                value, fine = jax.device_get((value, fine))
                 if not bool(value.full) or 2 * state.capacity > options.max_steps:
                     break
                 state.capacity *= 2  # compiled again, for solves of more steps

@@ -98,6 +98,9 @@ class Setting:
         By which `pysciml.neural.adjoints.solve` differentiates, instead.
     local : bool
         Whether steps are sampled, so that an adjoint must record them.
+    rolled : bool
+        Whether the stages of a step are differentiated in a loop, not written out one after the other: for fields of
+        elementwise operations alone, which a compiler merges from stage to stage and computes again in each.
     """
 
     method: Method
@@ -108,6 +111,7 @@ class Setting:
     through_steps: bool = False
     adjoint: Any = None
     local: bool = False
+    rolled: bool = False
 
 
 class Record(NamedTuple):
@@ -205,6 +209,37 @@ def one_step(how: Setting, field: Field, t: Any, h: Any, y: Any, slope: tuple[An
         k, g = evaluate(how, field, t + c * h, inner, params)
         slopes.append(k)
         numbers.append(g)
+    return _estimated(how, h, y, slopes, numbers, inner, before)
+
+
+def _one_step_rolled(
+    how: Setting, field: Field, t: Any, h: Any, y: Any, slope: tuple[Any, Any], params: Any
+) -> Stepped:
+    """As `one_step`, stage by stage in a loop; see `Setting`."""
+    m = how.method
+    count = len(m.a)
+    weights = np.zeros((count, count + 1))
+    for number, row in enumerate(m.a):
+        weights[number, : len(row)] = row
+    first = jnp.zeros((count + 1, *y.shape), y.dtype).at[0].set(slope[0])
+    along = None if slope[1] is None else jnp.zeros(count + 1, y.dtype).at[0].set(slope[1])
+
+    def stage(carry: tuple[Any, Any], row: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any], Any]:
+        slopes, numbers = carry
+        weights, c, number = row
+        inner = y + h * jnp.tensordot(weights, slopes, axes=1)
+        k, g = evaluate(how, field, t + c * h, inner, params)
+        return (slopes.at[number].set(k), None if g is None else numbers.at[number].set(g)), inner
+
+    rows = jnp.asarray(weights, y.dtype), jnp.asarray(m.c, y.dtype), jnp.arange(1, count + 1)
+    (slopes, numbers), inner = jax.lax.scan(stage, (first, along), rows)
+    each = [None] * (count + 1) if numbers is None else list(numbers)
+    return _estimated(how, h, y, list(slopes), each, inner[-1], inner[-2])
+
+
+def _estimated(how: Setting, h: Any, y: Any, slopes: list[Any], numbers: list[Any], inner: Any, before: Any) -> Stepped:
+    """What a step's stages say of it; ``inner`` and ``before`` are where the last two were evaluated."""
+    m = how.method
     error = h * _combine(m.b_error, slopes)
     scale = how.atol + how.rtol * jnp.maximum(jnp.abs(y), jnp.abs(inner))
     relative = _safe_norm(error / scale)
@@ -458,7 +493,8 @@ def _backward(
         used = used_step(t, h, end)
         if not how.through_steps:
             t, h, used = jax.lax.stop_gradient((t, h, used))
-        done = one_step(how, field, t, used, y, slope, params)
+        step = _one_step_rolled if how.rolled else one_step
+        done = step(how, field, t, used, y, slope, params)
         last = (done.slopes[-1], _last_number(how, field, t + used, done, params))
         if not how.through_steps:
             return done.y, last, t, h, done.error, done.stiffness, used, done.integral, _stack(done, n_save)

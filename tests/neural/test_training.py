@@ -150,10 +150,10 @@ def test_ctrl_c_keeps_what_there_is(monkeypatch):
 
     original = training._Training._epoch
 
-    def interrupted(self, state, begin):
+    def interrupted(self, state, key, begin):
         if state.epoch == 3:
             raise KeyboardInterrupt
-        return original(self, state, begin)
+        return original(self, state, key, begin)
 
     monkeypatch.setattr(training._Training, "_epoch", interrupted)
     result = ps.fit(problem, data, epochs=10, **options)
