@@ -23,13 +23,13 @@ strip_of(buffers::Vector{Vector{T}}, place::Place) where {T} = Strip{T}(buffers[
 
 abstract type Step end
 
-"`target = f(leaves, p, t)`, element by element: the value of a graph's `node`, whose states are the leaves."
+"`targets = f(leaves, p, t)`, element by element: the values of a graph's `nodes`, whose states are the leaves."
 struct KernelStep <: Step
     f::Any
     graph::Graph
-    node::Int
+    nodes::Vector{Int}
     extent::NTuple{3, Int}
-    target::Place
+    targets::Vector{Place}
     leaves::Vector{Place}
 end
 
@@ -112,14 +112,17 @@ end
 
 extent_of(numbers) = (Int(numbers[1]), Int(numbers[2]), Int(numbers[3]))
 
-"`target` and each of `leaves` are five numbers: a zero-based buffer, a zero-based first element, three strides."
-function add_kernel!(fields::Fields, graph::Graph, node, extent, target, leaves)
-    places = [Place(leaves[k:(k + 4)]) for k in 1:5:length(leaves)]
-    length(places) == graph.n_states || throw(ArgumentError("a kernel has $(length(places)) arrays for $(graph.n_states)"))
-    output = only(node_numbers(graph, [node]))
-    f = generate_scalar(graph, output)
-    return add_step!(fields, KernelStep(f, graph, output, extent_of(extent), Place(target), places))
+"Each of `targets` and `leaves` is five numbers: a zero-based buffer, a zero-based first element, three strides."
+function add_kernel!(fields::Fields, graph::Graph, nodes, extent, targets, leaves)
+    to, from = places_of(targets), places_of(leaves)
+    length(from) == graph.n_states || throw(ArgumentError("a kernel has $(length(from)) arrays for $(graph.n_states)"))
+    outputs = node_numbers(graph, nodes)
+    length(to) == length(outputs) || throw(ArgumentError("a kernel has $(length(to)) targets for $(length(outputs)) values"))
+    f = length(outputs) == 1 ? generate_scalar(graph, only(outputs)) : static_rhs(graph, outputs)
+    return add_step!(fields, KernelStep(f, graph, outputs, extent_of(extent), to, from))
 end
+
+places_of(numbers) = [Place(numbers[k:(k + 4)]) for k in 1:5:length(numbers)]
 
 add_copy!(fields::Fields, extent, target, source) =
     add_step!(fields, CopyStep(extent_of(extent), Place(target), Place(source)))
@@ -155,7 +158,7 @@ function add_step!(fields::Fields, step::Step)
     return nothing
 end
 
-reaches(step::KernelStep) = [(place, step.extent) for place in (step.target, step.leaves...)]
+reaches(step::KernelStep) = [(place, step.extent) for place in (step.targets..., step.leaves...)]
 reaches(step::CopyStep) = [(step.target, step.extent), (step.source, step.extent)]
 reaches(step::ReductionStep) =
     [(step.target, step.extent), (step.source, step.extent), (shifted(step.source, (step.n - 1) * step.stride), step.extent)]
@@ -237,42 +240,50 @@ end
 
 "A step over buffers, as a function of `(p, t)`."
 function loop(step::KernelStep, buffers::Vector{Vector{T}}, threads::Int) where {T}
+    targets = Tuple(strip_of(buffers, place) for place in step.targets)
     leaves = Tuple(strip_of(buffers, place) for place in step.leaves)
-    return kernel(step.f, step.extent, strip_of(buffers, step.target), leaves, threads)
+    return kernel(step.f, step.extent, targets, leaves, threads)
 end
 
-function kernel(f::F, extent, target::Strip{T}, leaves::NTuple{N, Strip{T}}, threads::Int) where {F, T, N}
+function kernel(
+        f::F, extent, targets::NTuple{M, Strip{T}}, leaves::NTuple{N, Strip{T}}, threads::Int,
+    ) where {F, T, M, N}
     # Along the fastest axis arrays are read one after the other, or not at all, in nearly every loop.
-    straight = target.strides[1] == 1 && all(leaf -> leaf.strides[1] == 1, leaves)
+    straight = all(strip -> strip.strides[1] == 1, (targets..., leaves...))
     stride = Val(straight)
     return FunctionWrapper{Nothing, Tuple{Vec, T}}(
-        (p, t) -> in_parts(rows -> each!(f, extent, rows, target, leaves, p, t, stride), extent, threads)
+        (p, t) -> in_parts(rows -> each!(f, extent, rows, targets, leaves, p, t, stride), extent, threads)
     )
 end
 
 function each!(
-        f::F, extent, rows, target::Strip{T}, leaves::NTuple{N, Strip{T}}, p, t, ::Val{straight},
-    ) where {F, N, T, straight}
-    n, out = extent[1], target.data
-    data = map(leaf -> leaf.data, leaves)
-    by = map(leaf -> leaf.strides[1], leaves)
+        f::F, extent, rows, targets::NTuple{M, Strip{T}}, leaves::NTuple{N, Strip{T}}, p, t, ::Val{straight},
+    ) where {F, M, N, T, straight}
+    n = extent[1]
+    out, data = map(strip -> strip.data, targets), map(strip -> strip.data, leaves)
+    along, by = map(strip -> strip.strides[1], targets), map(strip -> strip.strides[1], leaves)
     for row in rows
         k, j = divrem(row, extent[2])
-        to = target.first + j * target.strides[2] + k * target.strides[3]
-        from = map(leaf -> leaf.first + j * leaf.strides[2] + k * leaf.strides[3], leaves)
+        to = map(strip -> strip.first + j * strip.strides[2] + k * strip.strides[3], targets)
+        from = map(strip -> strip.first + j * strip.strides[2] + k * strip.strides[3], leaves)
         if straight
             @inbounds @simd ivdep for i in 0:(n - 1)
-                out[to + i] = f(ntuple(m -> @inbounds(data[m][from[m] + i]), Val(N)), p, t)
+                found = values_of(f, ntuple(m -> @inbounds(data[m][from[m] + i]), Val(N)), p, t)
+                ntuple(m -> (@inbounds(out[m][to[m] + i] = found[m]); nothing), Val(M))
             end
         else
             @inbounds for i in 0:(n - 1)
-                values = ntuple(m -> @inbounds(data[m][from[m] + i * by[m]]), Val(N))
-                out[to + i * target.strides[1]] = f(values, p, t)
+                found = values_of(f, ntuple(m -> @inbounds(data[m][from[m] + i * by[m]]), Val(N)), p, t)
+                ntuple(m -> (@inbounds(out[m][to[m] + i * along[m]] = found[m]); nothing), Val(M))
             end
         end
     end
     return nothing
 end
+
+"What a kernel's function makes of its leaves: one value, or several."
+@inline values_of(f, leaves::Tuple, p, t) = (f(leaves, p, t),)
+@inline values_of(f::Static, leaves::Tuple, p, t) = f(SVector(leaves), p, t)
 
 function loop(step::CopyStep, buffers::Vector{Vector{T}}, threads::Int) where {T}
     target, source, extent = strip_of(buffers, step.target), strip_of(buffers, step.source), step.extent

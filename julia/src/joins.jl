@@ -23,7 +23,9 @@ The buffers that need not be put together, as elementwise loops alone read them 
 function joins(fields::Fields)
     writers, others = Dict{Int, Vector{Step}}(), Set{Int}(1:(fields.n_fields + n_tables(fields) + fields.n_outputs))
     for step in fields.steps
-        push!(get!(() -> Step[], writers, step.target.buffer), step)
+        for place in targets(step)
+            push!(get!(() -> Step[], writers, place.buffer), step)
+        end
         step isa KernelStep || push!(others, step.source.buffer)
     end
     found = Dict{Int, Join}()
@@ -39,17 +41,22 @@ function joins(fields::Fields)
     return found
 end
 
-"The join of what some steps write, if they are boxes side by side along one axis."
+"Where a step writes."
+targets(step::KernelStep) = step.targets
+targets(step::Step) = (step.target,)
+
+"The join of what some steps write, one box each, if these are side by side along one axis."
 function join_of(steps::Vector{Step})
-    steps = sort(steps; by = step -> step.target.first)
-    strides, origin = first(steps).target.strides, first(steps).target.first
-    all(step -> step isa Union{CopyStep, KernelStep} && step.target.strides == strides, steps) || return nothing
+    all(step -> step isa Union{CopyStep, KernelStep} && length(targets(step)) == 1, steps) || return nothing
+    steps = sort(steps; by = step -> only(targets(step)).first)
+    strides, origin = only(targets(first(steps))).strides, only(targets(first(steps))).first
+    all(step -> only(targets(step)).strides == strides, steps) || return nothing
     for axis in 1:3
         strides[axis] > 0 || continue
         starts = cumsum([0; [step.extent[axis] for step in steps]])
         side_by_side = all(eachindex(steps)) do k
             across = ntuple(a -> a == axis || steps[k].extent[a] == steps[1].extent[a], 3)
-            all(across) && steps[k].target.first == origin + starts[k] * strides[axis]
+            all(across) && only(targets(steps[k])).first == origin + starts[k] * strides[axis]
         end
         side_by_side || continue
         sizes = ntuple(a -> a == axis ? starts[end] : steps[1].extent[a], 3)
@@ -61,7 +68,7 @@ end
 
 "Where the elements that a step writes can be read."
 step_place(step::CopyStep) = step.source
-step_place(step::KernelStep) = step.target
+step_place(step::KernelStep) = only(step.targets)
 
 "Whether a loop's view of the join goes along its axes, or stands still."
 reads(join::Join, leaf::Place) = all(axis -> leaf.strides[axis] in (0, join.strides[axis]), 1:3)

@@ -32,8 +32,18 @@ function ring(n; largest = false)
         (:add, 13, 16), (:sin, 8), (:add, 17, 18), (:sub, 19, 5),
     ]
     leaves = [box(2, 0, 1, 0, 0); box(2, 1, 1, 0, 0); box(2, 2, 1, 0, 0); box(3, 0, 0, 0, 0); box(4, 0, 0, 0, 0)]
-    PySciML.add_kernel!(fields, build(nodes, 5, 2), largest ? 19 : 18, line, box(1, 0, 1, 0, 0), leaves)
+    PySciML.add_kernel!(fields, build(nodes, 5, 2), [largest ? 19 : 18], line, box(1, 0, 1, 0, 0), leaves)
     return PySciML.fields_model("ode", fields, 2, false)
+end
+
+"Two fields that a single loop writes: what leaves one, the product of both, enters the other."
+function pair(n)
+    fields = Fields([n, n, n, n], 2, 2)
+    nodes = [(:state, 1), (:state, 2), (:param, 1), (:mul, 1, 2), (:mul, 3, 4), (:neg, 5)]
+    leaves = [box(0, 0, 1, 0, 0); box(1, 0, 1, 0, 0)]
+    targets = [box(2, 0, 1, 0, 0); box(3, 0, 1, 0, 0)]
+    PySciML.add_kernel!(fields, build(nodes, 2, 1), [4, 5], (n, 1, 1), targets, leaves)
+    return PySciML.fields_model("ode", fields, 1, true)
 end
 
 "A matrix of `m` columns times both axes of a field of `m` times `n` values, one after the other, as a derivative of it."
@@ -60,7 +70,7 @@ end
 "What holds on any backend."
 function test_fields_on(backend)
     @testset "kernels compute what loops do" begin
-        for model in (ring(7), ring(40_000; largest = true), through_matrices(5, 9))
+        for model in (ring(7), ring(40_000; largest = true), through_matrices(5, 9), pair(9))
             n, p = PySciML.n_states(model), [2.0, 0.3][1:model.graph.n_params]
             u = [1.5 + sin(3.0 * k) for k in 1:n]
             expected = PySciML.evaluate(model, u, p, 0.7)
@@ -115,10 +125,25 @@ end
     @test isempty(PySciML.joins(model.rhs!))
 end
 
+@testset "one loop writes several fields" begin
+    u, v = [1.0, 2.0, 3.0], [0.5, -1.0, 4.0]
+    model = pair(3)
+    @test PySciML.evaluate(model, [u; v], [2.0], 0.0) == [2 .* u .* v; -2 .* u .* v]
+    du = zeros(6)
+    model.rhs!(du, [u; v], [2.0], 0.0)
+    @test (@allocated model.rhs!(du, [u; v], [2.0], 0.0)) < 1024
+    reason = try
+        PySciML.add_kernel!(model.rhs!, build([(:state, 1)], 1, 0), [0], (3, 1, 1), zeros(Int, 10), zeros(Int, 5))
+    catch error
+        sprint(showerror, error)
+    end
+    @test occursin("2 targets for 1 values", reason)
+end
+
 @testset "functions for the kernels of fields hold no pointers, and none of the host's" begin
     step = last(ring(8).rhs!.steps)
     for (T, replaced) in ((Float64, false), (Float64, true), (Float32, true))
-        f = PySciML.device_scalar(step.graph, step.node, T, replaced)
+        f = PySciML.device_scalar(step.graph, only(step.nodes), T, replaced)
         @test isbits(f)
         value = f(T.((1, 2, 4, 8, 0)), T[2.0, 0.5], T(0.5))
         @test value isa T

@@ -58,11 +58,19 @@ class View:
 
 @dataclass(frozen=True)
 class Kernel:
-    """``target[i] = graph(leaves[0][i], leaves[1][i], ..., p, t)``; the graph's states are the leaves."""
+    """``targets[k][i] = graph(leaves[0][i], leaves[1][i], ..., p, t)[k]``, all targets of one shape.
+
+    The graph's states are the leaves, its output ``"value"`` has a node for each target.
+    """
 
     graph: Graph
-    target: View
+    targets: tuple[View, ...]
     leaves: tuple[View, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """What the loops run over."""
+        return self.targets[0].shape
 
 
 @dataclass(frozen=True)
@@ -138,8 +146,7 @@ class Plan:
         self._tables = [self._buffer(table.shape) for table in graph.tables]
         shapes = graph.fields if name == "rhs" else [graph.shapes[node] for node in nodes]
         self.outputs = [self._buffer(shape) for shape in shapes]
-        for node, target in zip(nodes, self.outputs, strict=True):
-            self._write(node, target)
+        self._write_outputs(nodes)
 
     @property
     def kernels(self) -> list[Kernel]:
@@ -192,6 +199,27 @@ class Plan:
         self._write(node, target)
         return target
 
+    def _write_outputs(self, nodes: Sequence[int]) -> None:
+        """Have each node's values in its output: in one kernel for all of one shape, unless it reads too much."""
+        together: dict[Shape, list[tuple[int, View]]] = {}
+        for node, target in zip(nodes, self.outputs, strict=True):
+            if self._elementwise(node):
+                together.setdefault(target.shape, []).append((node, target))
+            else:
+                self._write(node, target)
+        for pairs in together.values():
+            begun: list[tuple[int, View]] = []
+            for pair in pairs:
+                if begun and len(self._gathered([node for node, _ in (*begun, pair)])[1]) > _MOST_LEAVES:
+                    self._compute(begun)
+                    begun = []
+                begun.append(pair)
+            self._compute(begun)
+
+    def _compute(self, pairs: list[tuple[int, View]]) -> None:
+        roots, targets = [node for node, _ in pairs], tuple(target for _, target in pairs)
+        self.steps.append(self._kernel(roots[0], targets[0]) if len(roots) == 1 else self._fused(roots, targets))
+
     def _write(self, node: int, target: View) -> None:
         """Have the node's values in ``target``, of its shape or one that it is repeated over."""
         graph = self._graph
@@ -211,18 +239,20 @@ class Plan:
 
     def _kernel(self, root: int, target: View) -> Kernel:
         """The elementwise part above ``root``."""
-        inside, leaves = self._gathered(root)
-        if len(leaves) > _MOST_LEAVES:
+        if len(self._gathered([root])[1]) > _MOST_LEAVES:
             for operand in self._operands(root):
-                if self._elementwise(operand) and len(self._gathered(operand)[1]) > 1:
+                if self._elementwise(operand) and len(self._gathered([operand])[1]) > 1:
                     self._view(operand)
-            inside, leaves = self._gathered(root)
-        views = [self._view(leaf) for leaf in leaves]
-        return Kernel(self._scalar(root, inside, leaves), target, tuple(views))
+        return self._fused([root], (target,))
 
-    def _gathered(self, root: int) -> tuple[list[int], list[int]]:
+    def _fused(self, roots: Sequence[int], targets: tuple[View, ...]) -> Kernel:
+        inside, leaves = self._gathered(roots)
+        views = [self._view(leaf) for leaf in leaves]
+        return Kernel(self._scalar(roots, inside, leaves), targets, tuple(views))
+
+    def _gathered(self, roots: Sequence[int]) -> tuple[list[int], list[int]]:
         """The nodes of a kernel in order, and the nodes whose values it reads."""
-        inside, leaves, stack = {root}, set[int](), self._operands(root)
+        inside, leaves, stack = set(roots), set[int](), [a for root in roots for a in self._operands(root)]
         while stack:
             node = stack.pop()
             if node in inside or node in leaves:
@@ -234,7 +264,7 @@ class Plan:
                 stack += self._operands(node)
         return sorted(inside), sorted(leaves)
 
-    def _scalar(self, root: int, inside: list[int], leaves: list[int]) -> Graph:
+    def _scalar(self, roots: Sequence[int], inside: list[int], leaves: list[int]) -> Graph:
         graph = self._graph
         nodes = [*leaves, *inside]
         number = {node: k for k, node in enumerate(nodes)}
@@ -246,7 +276,7 @@ class Plan:
                 args[number[node], k] = number[operand]
         const = graph.const[nodes].copy()
         const[: len(leaves)] = 0.0
-        outputs = {"value": np.array([number[root]], dtype=np.int32)}
+        outputs = {"value": np.array([number[root] for root in roots], dtype=np.int32)}
         return Graph(op, args, const, index, len(leaves), graph.n_params, outputs)
 
     def evaluate(self, u: Array, p: Array, t: float) -> Array:
@@ -269,15 +299,18 @@ class Plan:
             )
 
         for step in self.steps:
-            target = seen(step.target)
             if isinstance(step, Kernel):
-                shape = step.target.shape
+                shape = step.shape
                 values = np.array([seen(leaf, shape).ravel() for leaf in step.leaves]).reshape(len(step.leaves), -1)
                 if not step.leaves:
-                    values = np.zeros((0, target.size))
+                    values = np.zeros((0, math.prod(shape)))
                 times = np.full(values.shape[1], t)
-                target[...] = step.graph.evaluate("value", values, p, times)[0].reshape(shape)
-            elif isinstance(step, Copy):
+                found = step.graph.evaluate("value", values, p, times)
+                for place, row in zip(step.targets, found, strict=True):
+                    seen(place)[...] = row.reshape(shape)
+                continue
+            target = seen(step.target)
+            if isinstance(step, Copy):
                 target[...] = seen(step.source, step.target.shape)
             elif isinstance(step, Reduction):
                 source = seen(step.source)

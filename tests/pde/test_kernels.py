@@ -9,6 +9,7 @@ import pytest
 import sympy as sp
 
 import pysciml as ps
+from pysciml.graph import ops
 from pysciml.graph.field_builder import FieldBuilder
 from pysciml.graph.field_kernels import _MOST_LEAVES, Plan
 from tests.pde.test_fields import everything
@@ -102,6 +103,47 @@ def test_kernels_of_very_many_arrays_are_several() -> None:
     plan = Plan(graph)
     assert len(plan.kernels) > 1
     values = np.random.default_rng(1).normal(size=n)
+    np.testing.assert_allclose(
+        plan.evaluate(values, np.zeros(0), 0.0), graph.evaluate("rhs", values, [], 0.0), rtol=1e-12
+    )
+
+
+def test_fields_of_one_shape_are_one_loop() -> None:
+    """Which computes once what they share; what reads more arrays than a kernel may is several."""
+    u, v = ps.fields("u v", X)
+    a = ps.parameters("a")
+    shared = sp.sin(u * v) ** 2
+
+    def kernels(first: Any, second: Any) -> Any:
+        system = ps.PDESystem([ps.Eq(D(u), first), ps.Eq(D(v), second)], {X: (0, 1)}, {X: ps.Periodic()}, {u: 1, v: X})
+        graph = system.discretize({X: 16}).model.graph
+        plan = Plan(graph)
+        state = np.random.default_rng(0).uniform(0.5, 2, graph.n_states)
+        np.testing.assert_allclose(
+            plan.evaluate(state, np.ones(graph.n_params), 0.3),
+            graph.evaluate("rhs", state, np.ones(graph.n_params), 0.3),
+        )
+        return [kernel for kernel in plan.kernels if kernel.shape[-1] == 16]
+
+    (both,) = kernels(a * D(u, X, 2) + shared, D(v, X, 2) - shared)
+    assert len(both.targets) == 2
+    assert np.count_nonzero(both.graph.op == ops.SIN) == 1
+    (both,) = kernels(shared, shared)
+    assert len(both.graph.outputs["value"]) == 2
+    assert len(kernels(v, shared)) == 1
+
+
+def test_loops_of_very_many_arrays_are_not_joined() -> None:
+    n, width = 64, 20
+    b = FieldBuilder([(n,), (n,)], 0)
+    roots = []
+    for k in range(2):
+        padded = b.join([b.field(k), b.field(k)], 0)
+        roots.append(b.sum([b.mul(b.constant(float(j)), b.slice(padded, 0, j, n)) for j in range(width)]))
+    graph = b.build({"rhs": roots})
+    plan = Plan(graph)
+    assert [len(kernel.targets) for kernel in plan.kernels] == [1, 1]
+    values = np.random.default_rng(1).normal(size=2 * n)
     np.testing.assert_allclose(
         plan.evaluate(values, np.zeros(0), 0.0), graph.evaluate("rhs", values, [], 0.0), rtol=1e-12
     )

@@ -61,14 +61,17 @@ end
 end
 
 function PySciML.launch(rates::DeviceFields{T}, step::KernelStep, spot, joins, ::Type) where {T}
-    f = PySciML.device_scalar(step.graph, step.node, T, PySciML.on_gpu(rates.backend))
     read = [PySciML.parts_read(joins, leaf, step.extent) for leaf in step.leaves]
     spots = [Tuple(spot(place) for (_, place) in parts) for (_, parts) in read]
     sources = unique(objectid, [spot.source for leaf in spots for spot in leaf])
     leaves = Tuple(Leaf(axis, Tuple(first.(parts)), found, sources) for ((axis, parts), found) in zip(read, spots))
     # Of fixed extent: indices of three axes are found by divisions, which by known numbers are multiplications.
     kernel! = elementwise!(rates.backend, group(step.extent), step.extent)
-    return elementwise(kernel!, f, spot(step.target), Tuple(sources), leaves)
+    each = map(step.nodes, step.targets) do node, target
+        f = PySciML.device_scalar(step.graph, node, T, PySciML.on_gpu(rates.backend))
+        elementwise(kernel!, f, spot(target), Tuple(sources), leaves)
+    end
+    return length(each) == 1 ? only(each) : (du, u, p, t) -> foreach(launch! -> launch!(du, u, p, t), each)
 end
 
 function elementwise(kernel!, f, target::Spot, sources::Tuple, leaves::Tuple)

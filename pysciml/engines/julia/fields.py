@@ -119,14 +119,15 @@ def _send(graph: FieldGraph, name: str) -> Any:
         return integers(np.asarray(values, dtype=np.int64))
 
     for step in plan.steps:
-        target = numbers(_place(step.target))
         if isinstance(step, Kernel):
-            leaves = [number for leaf in step.leaves for number in _place(leaf, step.target)]
-            node = int(step.graph.outputs["value"][0])
+            targets = [number for target in step.targets for number in _place(target)]
+            leaves = [number for leaf in step.leaves for number in _place(leaf, step.targets[0])]
+            nodes = numbers(step.graph.outputs["value"].tolist())
             module.add_kernel_b(
-                fields, send(step.graph), node, numbers(step.target.shape[::-1]), target, numbers(leaves)
+                fields, send(step.graph), nodes, numbers(step.shape[::-1]), numbers(targets), numbers(leaves)
             )
             continue
+        target = numbers(_place(step.target))
         source = numbers(_place(step.source, step.target if isinstance(step, Copy) else None))
         if isinstance(step, Copy):
             module.add_copy_b(fields, numbers(step.target.shape[::-1]), target, source)
