@@ -118,9 +118,34 @@ function add_kernel!(fields::Fields, graph::Graph, nodes, extent, targets, leave
     length(from) == graph.n_states || throw(ArgumentError("a kernel has $(length(from)) arrays for $(graph.n_states)"))
     outputs = node_numbers(graph, nodes)
     length(to) == length(outputs) || throw(ArgumentError("a kernel has $(length(to)) targets for $(length(outputs)) values"))
-    f = length(outputs) == 1 ? generate_scalar(graph, only(outputs)) : static_rhs(graph, outputs)
-    return add_step!(fields, KernelStep(f, graph, outputs, extent_of(extent), to, from))
+    return add_step!(fields, KernelStep(generate_values(graph, outputs), graph, outputs, extent_of(extent), to, from))
 end
+
+"""
+What a loop calls for its values at one place. Functions of a value each are compiled into a loop over several elements at
+once, in which what they share is computed once where it is arithmetic. Calls of functions such as `tanh` are not merged so:
+outputs that share some are one function of several values, which is no longer compiled into such a loop.
+"""
+function generate_values(graph::Graph, outputs::Vector{Int})
+    shares_calls(graph, outputs) && return static_rhs(graph, outputs)
+    return Each(Tuple(generate_scalar(graph, output) for output in outputs))
+end
+
+"Whether two of the nodes depend on one call of a function."
+function shares_calls(graph::Graph, nodes::Vector{Int})
+    dependants = sum(node -> reachable(graph, [node]), nodes)
+    return any(k -> dependants[k] > 1 && !(OPERATIONS[graph.op[k]].name in CHEAP), eachindex(dependants))
+end
+
+"Operations that a compiler merges: leaves and arithmetic."
+const CHEAP = (:const, :time, :state, :param, :add, :sub, :mul, :div, :neg, :abs, :min, :max)
+
+"Functions of the same arguments, as one that returns a tuple."
+struct Each{F}
+    functions::F
+end
+
+@inline (each::Each)(leaves, p, t) = map(f -> f(leaves, p, t), each.functions)
 
 places_of(numbers) = [Place(numbers[k:(k + 4)]) for k in 1:5:length(numbers)]
 
@@ -281,9 +306,8 @@ function each!(
     return nothing
 end
 
-"What a kernel's function makes of its leaves: one value, or several."
-@inline values_of(f, leaves::Tuple, p, t) = (f(leaves, p, t),)
-@inline values_of(f::Static, leaves::Tuple, p, t) = f(SVector(leaves), p, t)
+@inline values_of(f::Each, leaves::Tuple, p, t) = f(leaves, p, t)
+@inline values_of(f::Static, leaves::Tuple, p, t) = @inline f(SVector(leaves), p, t)
 
 function loop(step::CopyStep, buffers::Vector{Vector{T}}, threads::Int) where {T}
     target, source, extent = strip_of(buffers, step.target), strip_of(buffers, step.source), step.extent
