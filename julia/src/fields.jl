@@ -271,8 +271,8 @@ function loop(step::KernelStep, buffers::Vector{Vector{T}}, threads::Int) where 
 end
 
 function kernel(
-        f::F, extent, targets::NTuple{M, Strip{T}}, leaves::NTuple{N, Strip{T}}, threads::Int,
-    ) where {F, T, M, N}
+        f::F, extent, targets::Tuple{Strip{T}, Vararg{Strip{T}}}, leaves::NTuple{N, Strip{T}}, threads::Int,
+    ) where {F, T, N}
     # Along the fastest axis arrays are read one after the other, or not at all, in nearly every loop.
     straight = all(strip -> strip.strides[1] == 1, (targets..., leaves...))
     stride = Val(straight)
@@ -282,9 +282,9 @@ function kernel(
 end
 
 function each!(
-        f::F, extent, rows, targets::NTuple{M, Strip{T}}, leaves::NTuple{N, Strip{T}}, p, t, ::Val{straight},
-    ) where {F, M, N, T, straight}
-    n = extent[1]
+        f::F, extent, rows, targets::Tuple{Strip{T}, Vararg{Strip{T}}}, leaves::NTuple{N, Strip{T}}, p, t, ::Val{straight},
+    ) where {F, N, T, straight}
+    n, each = extent[1], Val(length(targets))
     out, data = map(strip -> strip.data, targets), map(strip -> strip.data, leaves)
     along, by = map(strip -> strip.strides[1], targets), map(strip -> strip.strides[1], leaves)
     for row in rows
@@ -294,12 +294,12 @@ function each!(
         if straight
             @inbounds @simd ivdep for i in 0:(n - 1)
                 found = values_of(f, ntuple(m -> @inbounds(data[m][from[m] + i]), Val(N)), p, t)
-                ntuple(m -> (@inbounds(out[m][to[m] + i] = found[m]); nothing), Val(M))
+                ntuple(m -> (@inbounds(out[m][to[m] + i] = found[m]); nothing), each)
             end
         else
             @inbounds for i in 0:(n - 1)
                 found = values_of(f, ntuple(m -> @inbounds(data[m][from[m] + i * by[m]]), Val(N)), p, t)
-                ntuple(m -> (@inbounds(out[m][to[m] + i * along[m]] = found[m]); nothing), Val(M))
+                ntuple(m -> (@inbounds(out[m][to[m] + i * along[m]] = found[m]); nothing), each)
             end
         end
     end
