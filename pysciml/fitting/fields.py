@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import xarray as xr
@@ -14,12 +14,14 @@ from pysciml.engines.base import Array, RawSolution
 from pysciml.errors import ProblemError, SolverError, UnsupportedError
 from pysciml.fitting.inputs import Observations, _find, _list, _name, _read_times, _real
 from pysciml.fitting.residuals import Residuals
-from pysciml.fitting.training_options import TrainingOptions
 from pysciml.hints import did_you_mean
 from pysciml.pde.discrete import DiscreteSystem, FieldProblem
 from pysciml.pde.places import interpolation
 from pysciml.pde.sensitivity import METHOD, FieldSensitivity
 from pysciml.problem import number
+
+if TYPE_CHECKING:
+    from pysciml.fitting.training_options import TrainingOptions
 
 #: Points that a value between them is interpolated from, along each axis; few where there may be jumps.
 _SMOOTH: Final = 4

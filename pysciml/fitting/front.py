@@ -8,6 +8,7 @@ from typing import Any
 
 import xarray as xr
 
+from pysciml.engines.base import get
 from pysciml.errors import ProblemError
 from pysciml.fitting import least_squares
 from pysciml.fitting.residuals import Rho
@@ -280,6 +281,7 @@ def _train(
         )
     if not keys:
         raise ProblemError("trainable is empty: name networks, parameters, or states for their initial values")
+    get("jax")  # says what to install, if it is missing; random numbers are its, whatever solves
     from pysciml.fitting.training import train
 
     options = {**given, "max_steps": 10_000 if given["max_steps"] is None else given["max_steps"]}

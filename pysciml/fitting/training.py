@@ -42,7 +42,6 @@ _SHOWN_EVERY: Final = 0.2
 
 def train(problem: Problem, data: xr.Dataset, trainable: list[Any], options: Mapping[str, Any]) -> TrainingResult:
     """See `pysciml.fitting.front.fit`."""
-    get("jax")  # says what to install, if it is missing; random numbers are its, whatever solves
     stochastic = problem.system.model.kind == "sde"
     _check_problem(problem)
     chosen = read_options(options, stochastic)

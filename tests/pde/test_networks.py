@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -385,3 +388,27 @@ def test_an_exact_solution_is_met_at_the_order_of_the_differences() -> None:
     exact = {w: sp.sin(sp.pi * x) * sp.exp(-ps.t)}
     measured = ps.testing.manufactured(system, exact).measure([16, 32, 64], tspan=(0, 0.1), p={k: 0.1})
     assert measured.order.values[1:] == pytest.approx([2, 2], abs=0.2)
+
+
+def test_without_jax_numbers_are_fitted_and_training_says_what_to_install() -> None:
+    script = """
+        import sys
+        sys.modules.update(dict.fromkeys(("jax", "diffrax", "equinox", "optax")))
+        import pysciml as ps, sympy as sp
+        x, = ps.coordinates("x,")
+        u, (k,), nn = ps.fields("u", x), ps.parameters("k,"), ps.MLP("nn", 1, 1, (3,))
+        system = ps.PDESystem([ps.Eq(ps.D(u), k*ps.D(u, x, 2) + nn(u))], {x: (0, 1)}, {x: ps.Dirichlet(0)},
+                              {u: sp.sin(sp.pi*x)})
+        problem = system.discretize({x: 8}).problem((0, 0.1), {k: 1.0})
+        data = ps.solve(problem, saveat=[0.05, 0.1])[["u"]]
+        print(round(ps.fit(problem.remake(p={k: 1.2}), data, [k]).problem.p[0], 3))
+        try:
+            ps.fit(problem, data, [nn])
+        except ps.EngineUnavailableError as error:
+            print(error)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    first, second = run.stdout.splitlines()
+    assert first == "1.0"
+    assert 'pip install "pysciml[jax]"' in second
