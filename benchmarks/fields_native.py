@@ -5,7 +5,8 @@
 - a reaction-diffusion system on a line, compiled against stepped from NumPy: first solve in the
   process and warm (``line.MOST_STATES``, ``line.MOST_STATEMENTS``);
 - the Brusselator on a square, written by hand in the cheapest form found, against the Krylov methods
-  (why only lines are compiled).
+  (why only lines are compiled);
+- equations on a line by default on this engine and on JAX, in turns (why ``engine="auto"`` takes this one for lines).
 
 Times are processor time, the least of some runs; compare them within a table. Everything but the first is
 at rtol = atol = 1e-6.
@@ -121,6 +122,43 @@ def lines(quick: bool) -> None:
         print(f"{n:5}   {text.count(chr(10)):10}  {a:15.3f} {b:9.4f} {c:14.3f} {d:9.4f}   {gap:.0e}", flush=True)
 
 
+def line_problems() -> dict[str, Callable[[int], Any]]:
+    """Equations on a line that are stiff and that are not, by the number of cells."""
+    x = ps.coordinates("x")
+    u = ps.fields("u", x)
+
+    def made(rate: Any, order: int, boundary: Any, span: tuple[float, float], end: float) -> Callable[[int], Any]:
+        system = ps.PDESystem(
+            [ps.Eq(ps.D(u, order), rate)], {x: (0, end)}, {x: boundary}, {u: sp.sin(2 * sp.pi * x / end)}
+        )
+        return lambda n: system.discretize({x: n}).problem(span)
+
+    return {
+        "Brusselator": reaction,
+        "heat": made(ps.D(u, x, 2), 1, ps.Dirichlet(0), (0, 0.1), 1),
+        "waves": made(ps.D(u, x, 2), 2, ps.Dirichlet(0), (0, 2), 1),
+        "Korteweg-de Vries": made(-6 * u * ps.D(u, x) - ps.D(u, x, 3), 1, ps.Periodic(), (0, 1), 40),
+    }
+
+
+def engines(quick: bool) -> None:
+    """By default on both embedded engines, in elapsed time."""
+    print("equation           cells   native: first  warm [s]   JAX: first  warm [s]   gap")
+    for name, problem_of in line_problems().items():
+        for n in (64,) if quick else (100, 400, 800):
+            problem = problem_of(n)
+            times: dict[str, list[float]] = {"native": [], "jax": []}
+            found: dict[str, Any] = {}
+            for _ in range(3):
+                for engine in times:
+                    begin = time.perf_counter()
+                    found[engine] = ps.solve(problem, engine=engine, saveat=[problem.tspan[1]])
+                    times[engine].append(time.perf_counter() - begin)
+            (a, *b), (c, *d) = times.values()
+            gap = float(abs(found["native"].u - found["jax"].u).max())
+            print(f"{name:18} {n:5} {a:15.2f} {min(b):9.3f} {c:13.2f} {min(d):9.3f}   {gap:.0e}", flush=True)
+
+
 def square(n: int) -> tuple[str, Any, Any]:
     """The Brusselator of `benchmarks.pde` in DiffSL, by diagonals; its inputs and its initial state."""
     size, k = n * n, np.arange(n * n) % n
@@ -195,7 +233,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fields_native", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small grids only")
     quick = parser.parse_args(arguments).quick
-    for table in (forms, lines, squares):
+    for table in (forms, lines, squares, engines):
         table(quick)
         print()
     return 0

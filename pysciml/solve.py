@@ -193,8 +193,16 @@ def choose_engine(
         return chosen
     refusals: list[str] = []
     order = base.automatic_order()
-    if model.fields:  # compiled array operations, then those that wait for no compiler
-        order = sorted(order, key=lambda name: (name != "jax", name != "native"))
+    if model.fields:  # compiled loops (`benchmarks.fields_native`), then array operations, compiled and not
+        registry = base.registry()
+        order = sorted(
+            order,
+            key=lambda name: (
+                ensemble or not registry[name].compiles_fields(model, alg),
+                name != "jax",
+                name != "native",
+            ),
+        )
     for name in order:
         candidate = base.registry()[name]
         reason = candidate.unavailable()

@@ -278,6 +278,13 @@ class Engine(abc.ABC):
                 engine=self.name,
             )
 
+    def compiles_fields(self, model: Model, algorithm: str | None) -> bool:
+        """Whether it turns this partial differential equation into machine code within a second or so.
+
+        Such an engine is asked first.
+        """
+        return False
+
     def check_constraints(self, model: Model) -> None:
         """Raise for a system of reduced index where the engine would let its solution drift from the constraints."""
         if model.constraints and not self.keeps_constraints:

@@ -394,7 +394,8 @@ class FieldProblem(Problem):
                 else:
                     pairs = [
                         (end, side.value / side.a, f"does not meet its boundary condition at {x} = {at:g}: it is off")
-                        for end, side, at in zip(ends, sides, (axis.low, axis.high), strict=True)
+                        for end, conditions, at in zip(ends, sides, (axis.low, axis.high), strict=True)
+                        for side in conditions
                         if side.b == 0
                     ]
                 for have, want, what in pairs:
@@ -476,6 +477,14 @@ def _axis(system: PDESystem, x: sp.Symbol, number: int, given: Any, order: int, 
     periodic = system.periodic(x)
     spectral = scheme == "spectral"
     least = {"central": 2 * order, "upwind": 4, "weno": 8, "spectral": 4}[scheme]
+    highest = max(system.space_orders.get((f, x), 0) for f in system.fields)
+    if highest > 2 and not periodic:
+        if spectral:
+            raise UnsupportedError(
+                f"scheme='spectral': derivatives of order {highest} in {x} are solved where the domain is periodic, or "
+                "with scheme='central'"
+            )
+        least += highest
     if np.ndim(given) == 0:
         if isinstance(given, bool) or not isinstance(given, (int, np.integer)):
             raise ProblemError(f"points: the number of cells in {x} must be an integer, not {given!r}", symbol=str(x))

@@ -17,7 +17,7 @@ import sympy as sp
 
 from pysciml.errors import ModelError, ProblemError
 from pysciml.files import writing
-from pysciml.pde.boundary import Boundary, Periodic, Robin
+from pysciml.pde.boundary import Boundary, End, Periodic, Robin
 from pysciml.pde.discrete import DiscreteSystem
 from pysciml.pde.grid import Axis
 from pysciml.pde.system import PDESystem
@@ -40,7 +40,7 @@ def save(
         "equations": [[write(side) for side in equation.args] for equation in system.equations],
         "domain": [[write(x), *system.domain[x]] for x in system.coordinates],
         "boundary": [
-            [write(f), write(x), None if sides is None else [[write(e) for e in (s.a, s.b, s.value)] for s in sides]]
+            [write(f), write(x), None if sides is None else [_end(end, write) for end in sides]]
             for (f, x), sides in system.boundary.items()
         ],
         "initial": [[write(f), order, write(expr)] for (f, order), expr in system.initial.items()],
@@ -137,13 +137,26 @@ def _system(document: _Checked, expression: Reader) -> PDESystem:
     )
 
 
+def _end(conditions: End, write: Writer) -> list[Any]:
+    """``[a, b, value]`` of the one condition at an end, or a list of ``[a, b, value, order]``."""
+    rows = [[write(e) for e in (side.a, side.b, side.value)] for side in conditions]
+    if len(rows) == 1 and conditions[0].order == 1:
+        return rows[0]
+    return [[*row, side.order] for row, side in zip(rows, conditions, strict=True)]
+
+
 def _condition(sides: Any, expression: Reader) -> Any:
     if sides is None:
         return Periodic()
-    if not isinstance(sides, list) or len(sides) != 2 or not all(isinstance(s, list) and len(s) == 3 for s in sides):
-        raise ModelError("boundary has a condition that is not [a, b, value] for both ends")
-    (a, b, low), (c, d, high) = ([expression(n) for n in side] for side in sides)
-    parts: list[Boundary] = [Robin(a, b, lower=low), Robin(c, d, upper=high)]
+    if not isinstance(sides, list) or len(sides) != 2 or not all(isinstance(end, list) for end in sides):
+        raise ModelError("boundary has an entry that is not the conditions at both ends")
+    parts: list[Boundary] = []
+    for name, end in zip(("lower", "upper"), sides, strict=True):
+        for row in end if all(isinstance(row, list) for row in end) else [[*end, 1]]:
+            if len(row) != 4:
+                raise ModelError("boundary has a condition that is not [a, b, value]")
+            a, b, value = (expression(n) for n in row[:3])
+            parts.append(Robin(a, b, order=row[3], **{name: value}))
     return parts
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+import mpmath
 import numpy as np
 import numpy.typing as npt
 
@@ -207,6 +208,68 @@ def ghosts(axis: Axis, side: str, count: int, order: int) -> Ghosts:
     rows = np.array([fornberg((at - end) / scale, nodes, 0) for at in out]).reshape(count, len(nodes))
     slope = sign * fornberg(0.0, nodes, 1) / scale
     return Ghosts(rows[:, 0], rows[:, 1:], float(slope[0]), slope[1:])
+
+
+@dataclass(frozen=True)
+class Jets:
+    """Values beyond one end from several conditions: ``ghosts = of_jets @ jets + of_cells @ cells``.
+
+    Attributes
+    ----------
+    of_jets : array, shape (ghosts, conditions)
+        Of the outward normal derivatives at the end that the conditions give.
+    of_cells : array, shape (ghosts, cells)
+    other_of_jets, other_of_cells : dict of int to array
+        The same for the derivatives that are not given, by their order.
+    """
+
+    of_jets: Array
+    of_cells: Array
+    other_of_jets: dict[int, Array]
+    other_of_cells: dict[int, Array]
+
+
+def jets(axis: Axis, side: str, count: int, cells: int, given: Sequence[int], others: Sequence[int] = ()) -> Jets:
+    """Extrapolate through the first cells and the given derivatives at an end.
+
+    The polynomial of lowest degree that has these derivatives at the end, and the cells' values: there
+    is one for any set of derivatives, as all cells lie on one side of the end.
+    """
+    x = axis.centers
+    beyond = axis.extended(count)
+    if side == "lower":
+        inward, out = x[:cells] - axis.low, beyond[:count][::-1] - axis.low
+    else:
+        inward, out = axis.high - x[::-1][:cells], axis.high - beyond[len(beyond) - count :]
+    scale = float(inward[-1])
+    free = [k for k in range(cells + len(given)) if k not in given][:cells]
+    with mpmath.workdps(60):  # Vandermonde's matrices are ill-conditioned
+        at = [mpmath.mpf(float(s)) / scale for s in inward]
+        inverse = mpmath.inverse(mpmath.matrix([[s**k for k in free] for s in at]))
+        taylor = mpmath.matrix([[s**k / mpmath.factorial(k) for k in given] for s in at])
+        # Jets as outward derivatives in x; the polynomial is in the scaled distance inward.
+        size = [mpmath.mpf(-scale) ** k for k in given]
+
+        def rule(powers: list[Any], series: list[Any]) -> tuple[list[Any], list[Any]]:
+            by_cells = mpmath.matrix([powers]) * inverse
+            by_jets = mpmath.matrix([series]) - by_cells * taylor
+            return [by_jets[j] * size[j] for j in range(len(given))], list(by_cells)
+
+        rows = []
+        for g in out:
+            s = mpmath.mpf(float(g)) / scale
+            rows.append(rule([s**k for k in free], [s**k / mpmath.factorial(k) for k in given]))
+        more: dict[int, tuple[list[Any], list[Any]]] = {}
+        for m in others:
+            factor = mpmath.factorial(m) / mpmath.mpf(-scale) ** m
+            powers = [factor if k == m else mpmath.mpf(0) for k in free]
+            more[m] = rule(powers, [mpmath.mpf(0)] * len(given))
+        return Jets(
+            np.array([[float(v) for v in row[0]] for row in rows]).reshape(count, len(given)),
+            np.array([[float(v) for v in row[1]] for row in rows]).reshape(count, cells),
+            {m: np.array([float(v) for v in row[0]]) for m, row in more.items()},
+            {m: np.array([float(v) for v in row[1]]) for m, row in more.items()},
+        )
 
 
 def extrapolation(axis: Axis, side: str, count: int, order: int) -> Array:

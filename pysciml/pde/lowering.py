@@ -18,8 +18,8 @@ from sympy.core.function import AppliedUndef
 from pysciml.errors import ModelError, UnsupportedError
 from pysciml.graph.field_builder import FieldBuilder
 from pysciml.pde import advection
-from pysciml.pde.boundary import Side
-from pysciml.pde.grid import Array, Axis, central_width, extrapolation, ghosts, spread, stencil
+from pysciml.pde.boundary import End, Side, Sides
+from pysciml.pde.grid import Array, Axis, central_width, extrapolation, ghosts, jets, spread, stencil
 from pysciml.pde.system import PDESystem
 from pysciml.symbolic.networks import NetworkTerm
 from pysciml.symbolic.to_graph import HANDLERS, _head, _unknown, against_infinity
@@ -165,10 +165,14 @@ class Lowering:
     def _to_faces(self, source: int, place: Faces, count: int, derivative: int) -> int:
         """Interpolate (or differentiate) values with ``count`` cells beyond the ends to faces."""
         axis = self.axes[place.axis]
-        half = self.central // 2
+        half = self._face_width(derivative)
         where = axis.faces(place.extra)
         weights = stencil(axis.extended(count), where, count - place.extra - half, 2 * half, derivative, axis.uniform)
         return self._weighted(source, place.axis, len(where), weights.first, weights.weights)
+
+    def _face_width(self, derivative: int) -> int:
+        """How many cells to each side of a face its derivative takes."""
+        return (derivative + self.central) // 2
 
     def _weighted(self, source: int, axis: int, length: int, first: int, weights: Sequence[float | Array]) -> int:
         """``sum_k weights[k] * source[first + k:][:length]``; equal weights are taken together."""
@@ -205,17 +209,25 @@ class Lowering:
         key = state, number, count
         if key not in self._padded:
             field = self.b.field(state)
-            self._padded[key] = self._pad(field, self._sides(state, number), number, count)
+            self._padded[key] = self._pad(field, self._sides(state, number), number, count, self._high(state, number))
         return self._padded[key]
 
-    def _sides(self, state: int, number: int) -> tuple[Side, Side] | None:
+    def _sides(self, state: int, number: int) -> Sides:
         info = self.system.states[state]
         sides = self.system.boundary[info.function, self.system.coordinates[number]]
-        for _ in range(info.order):
-            sides = sides and (sides[0].derived(self.system.time), sides[1].derived(self.system.time))
-        return sides
+        return _derived(sides, self.system.time, info.order)
 
-    def _pad(self, node: int, sides: tuple[Side, Side] | None, number: int, count: int) -> int:
+    def _high(self, state: int, number: int) -> int:
+        """The highest derivative of a field along an axis in the equations."""
+        function = self.system.states[state].function
+        return self.system.space_orders.get((function, self.system.coordinates[number]), 0)
+
+    def _many(self, state: int, number: int) -> bool:
+        """Whether a field has more conditions along an axis than one at each end."""
+        return not self.axes[number].periodic and self._high(state, number) > 2
+
+    def _pad(self, node: int, sides: Sides, number: int, count: int, order: int = 2) -> int:
+        """Put ``count`` cells beyond both ends, for derivatives of the ``order``."""
         b, axis = self.b, self.axes[number]
         if count == 0:
             return node
@@ -224,16 +236,65 @@ class Lowering:
         if axis.chebyshev:
             return self._pad_chebyshev(node, sides, number)
         parts: list[int] = []
-        for side, name in zip(sides, ("lower", "upper"), strict=True):
-            rule = ghosts(axis, name, count, self.central)
-            cells = self._cells_at(node, number, name, self.central)
-            end = self._end_value(side, rule.slope_of_end, rule.slope_of_cells, cells)
-            values = [
-                b.add(b.mul(b.constant(float(w)), end), self._combine(row, cells))
-                for w, row in zip(rule.of_end, rule.of_cells, strict=True)
-            ]
+        for conditions, name in zip(sides, ("lower", "upper"), strict=True):
+            if order > 2:
+                values = self._beyond(node, conditions, number, name, count, order)
+            else:
+                (side,) = conditions
+                rule = ghosts(axis, name, count, self.central)
+                cells = self._cells_at(node, number, name, self.central)
+                end = self._end_value(side, rule.slope_of_end, rule.slope_of_cells, cells)
+                values = [
+                    b.add(b.mul(b.constant(float(w)), end), self._combine(row, cells))
+                    for w, row in zip(rule.of_end, rule.of_cells, strict=True)
+                ]
             parts.append(self._join(values if name == "upper" else values[::-1], node, number))
         return b.join([parts[0], node, parts[1]], number)
+
+    def _beyond(self, node: int, conditions: End, number: int, name: str, count: int, order: int) -> list[int]:
+        """Cells beyond an end at which several conditions hold, or one of a higher order."""
+        if self.central == 2 and all(side.a == 0 and side.order % 2 for side in conditions):
+            return self._mirrored(node, conditions, number, name, count)
+        b = self.b
+        # As many as measured orders ask for; with fewer, explicit methods can take longer steps.
+        width = self.central + order - len(conditions) - (order % 2) * (2 if self.central == 2 else 1)
+        given = [side.leading for side in conditions]
+        others = {0 if side.leading else side.order for side in conditions if side.mixed} - set(given)
+        rule = jets(self.axes[number], name, count, width, given, sorted(others))
+        cells = self._cells_at(node, number, name, width)
+        found: dict[int, int] = {}
+        for side in sorted(conditions, key=lambda side: side.mixed):
+            of_lead, of_other = (side.b, side.a) if side.leading else (side.a, side.b)
+            value, factor = self(side.value), self(of_lead)
+            if side.mixed:
+                other = 0 if side.leading else side.order
+                if other in found:
+                    known = found[other]
+                else:  # what the polynomial says of it, in which the unknown derivative stands, too
+                    row, weights = rule.other_of_jets[other], rule.other_of_cells[other]
+                    terms = [b.mul(b.constant(float(row[given.index(k)])), node) for k, node in found.items()]
+                    known = b.sum([*terms, self._combine(weights, cells)])
+                    slope = b.constant(float(row[given.index(side.leading)]))
+                    factor = b.add(factor, b.mul(slope, self(of_other)))
+                value = b.sub(value, b.mul(self(of_other), known))
+            found[side.leading] = b.div(value, factor)
+        values: list[int] = []
+        for by_jets, by_cells in zip(rule.of_jets, rule.of_cells, strict=True):
+            terms = [b.mul(b.constant(float(w)), found[k]) for w, k in zip(by_jets, given, strict=True)]
+            values.append(b.sum([*terms, self._combine(by_cells, cells)]))
+        return values
+
+    def _mirrored(self, node: int, conditions: End, number: int, name: str, count: int) -> list[int]:
+        """Mirror images, and what odd derivatives at the end add: without these nothing flows through, exactly."""
+        b, axis = self.b, self.axes[number]
+        end, x = (axis.low, axis.centers) if name == "lower" else (axis.high, axis.centers[::-1])
+        slopes = [(side.order, b.div(self(side.value), self(side.b))) for side in conditions]
+        values: list[int] = []
+        for cell, place in zip(self._cells_at(node, number, name, count), x, strict=False):
+            gap = abs(float(place) - end)
+            terms = [b.mul(b.constant(2 * gap**k / math.factorial(k)), slope) for k, slope in slopes]
+            values.append(b.sum([cell, *terms]))
+        return values
 
     def _end_value(self, side: Side, of_end: float, of_cells: Array, cells: list[int]) -> int:
         """The value at an end, from ``a*end + b*(of_end*end + of_cells @ cells) = value``."""
@@ -309,13 +370,15 @@ class Lowering:
             inner = sp.Derivative(inner, (self.system.time, in_time))
         if self.scheme == "spectral":
             return self._spectral(inner, steps, place)
-        straight = len(steps) == 1 and steps[0][1] == 1 and self._state_of(inner) is not None
-        if straight and isinstance(place, Faces) and steps[0][0] == place.axis:
-            count = self.central // 2 + place.extra
-            state = self._state_of(inner)
-            assert state is not None
-            return self._to_faces(self.padded(state, place.axis, count), place, count, 1)
+        state = self._state_of(inner)
+        if state is not None and not isinstance(place, str):
+            node = self._straight(state, steps, place)
+            if node is not None:
+                return node
         if place != CELLS:
+            parts = _split_sum(expr)
+            if parts is not None:
+                return self(parts, place)
             node = self(expr, CELLS)
             if isinstance(place, Extended):
                 return self.extend(node, place.axis, place.extra)
@@ -327,10 +390,52 @@ class Lowering:
             return self._to_faces(self.extend(node, place.axis, count), place, count, 0)
         (number, order), *rest = steps
         node = self._first(inner, number, order)
+        done = [(number, order)]
         for number, order in rest:
             width = central_width(order, self.central)
-            node = self._central(self.extend(node, number, width), number, width, order)
+            sides = self._along(state, done, number)
+            if state is not None and sides is not None:
+                node = self._pad(node, sides, number, width, self._high(state, number))
+            else:
+                node = self.extend(node, number, width)
+            node = self._central(node, number, width, order)
+            done.append((number, order))
         return node
+
+    def _straight(self, state: int, steps: Sequence[tuple[int, int]], place: Extended | Faces) -> int | None:
+        """A derivative of a field itself at another place, where its boundary conditions say what it is there."""
+        number = place.axis
+        others = [step for step in steps if step[0] != number]
+        order = sum(count for axis, count in steps if axis == number)
+        faces = isinstance(place, Faces)
+        width = place.extra + (self._face_width(order) if faces else central_width(order, self.central) if order else 0)
+        if not others and (faces or self._many(state, number)):
+            node = self.padded(state, number, width)
+        else:
+            sides = self._along(state, others, number)
+            if sides is None:
+                return None
+            info = self.system.states[state]
+            time, field = self.system.time, info.function
+            pairs: list[Any] = [(self.system.coordinates[axis], count) for axis, count in others]
+            moved: Any = sp.Derivative(field, *([(time, info.order)] if info.order else []), *pairs)
+            node = self._pad(self._everywhere(self(moved), number), sides, number, width, self._high(state, number))
+        if isinstance(place, Faces):
+            return self._to_faces(node, place, width, order)
+        return self._central(node, number, width - place.extra, order, place.extra) if order else node
+
+    def _along(self, state: int | None, steps: Sequence[tuple[int, int]], number: int) -> Sides:
+        """The conditions at the ends of an axis on a derivative along the other axes, where they are many."""
+        if state is None or not self._many(state, number) or any(number == other for other, _ in steps):
+            return None
+        sides = self._sides(state, number)
+        for other, order in steps:
+            x = self.system.coordinates[other]
+            factors = [e for end in sides or () for side in end for e in (side.a, side.b)]
+            if any(x in e.free_symbols for e in factors):
+                return None
+            sides = _derived(sides, x, order)
+        return sides
 
     def _state_of(self, expr: Any) -> int | None:
         if isinstance(expr, AppliedUndef):
@@ -348,10 +453,11 @@ class Lowering:
             return self._divergence(inner, number)
         return self._central(self(inner, Extended(number, width)), number, width, order)
 
-    def _central(self, source: int, number: int, width: int, order: int) -> int:
+    def _central(self, source: int, number: int, width: int, order: int, extra: int = 0) -> int:
         axis = self.axes[number]
-        weights = stencil(axis.extended(width), axis.centers, 0, 2 * width + 1, order, axis.uniform)
-        return self._weighted(source, number, axis.n, weights.first, weights.weights)
+        where = axis.extended(extra)
+        weights = stencil(axis.extended(width + extra), where, 0, 2 * width + 1, order, axis.uniform)
+        return self._weighted(source, number, len(where), weights.first, weights.weights)
 
     def _divergence(self, flux: Any, number: int) -> int:
         """The derivative of a flux, as the difference of its values at the faces: it conserves."""
@@ -397,14 +503,14 @@ class Lowering:
             shape[number] = axis.n + 2 if axis.chebyshev else axis.n
         return self.b.spread(node, tuple(shape))
 
-    def _pad_chebyshev(self, node: int, sides: tuple[Side, Side], number: int) -> int:
+    def _pad_chebyshev(self, node: int, sides: tuple[End, End], number: int) -> int:
         """The values at both ends from both conditions: two linear equations."""
         b, axis = self.b, self.axes[number]
         slopes = axis.differentiation[[0, -1]] * np.array([[-1.0], [1.0]])
         known = [b.apply(slopes[k : k + 1, 1:-1], node, number) for k in range(2)]
         m: list[list[int]] = []
         right: list[int] = []
-        for k, side in enumerate(sides):
+        for k, (side,) in enumerate(sides):
             a, c = self(side.a), self(side.b)
             row = [b.mul(c, b.constant(float(slopes[k, j]))) for j in (0, -1)]
             row[k] = b.add(row[k], a)
@@ -451,11 +557,28 @@ class Lowering:
         return self(expr)
 
 
+def _derived(sides: Sides, variable: sp.Symbol, count: int) -> Sides:
+    """The conditions on a derivative of a field, by time or along the ends."""
+    if sides is None or not count:
+        return sides
+    lower, upper = (tuple(side.derived(variable, count) for side in end) for end in sides)
+    return lower, upper
+
+
 def _merged(steps: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     merged: dict[int, int] = {}
     for number, count in steps:
         merged[number] = merged.get(number, 0) + count
     return list(merged.items())
+
+
+def _split_sum(expr: Any) -> Any:
+    """A derivative of a sum as the sum of derivatives, numbers taken out; None for any other."""
+    terms = sp.Add.make_args(expr.expr)
+    numbers = [term.as_coeff_Mul() for term in terms]
+    if len(terms) == 1 and numbers[0][0] == 1:
+        return None
+    return sp.Add(*(number * sp.Derivative(rest, *expr.variable_count) for number, rest in numbers))
 
 
 def _has_space_derivative(expr: Any, system: PDESystem, number: int) -> bool:

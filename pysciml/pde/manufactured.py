@@ -225,19 +225,20 @@ def _boundary(system: PDESystem, field: Any, x: sp.Symbol, exact: sp.Expr) -> An
     if sides is None:
         return Periodic()
     result: list[Boundary] = []
-    for name, side, sign in zip(("lower", "upper"), sides, (-1, 1), strict=True):
+    for name, conditions, sign in zip(("lower", "upper"), sides, (-1, 1), strict=True):
         end = system.domain[x][0 if name == "lower" else 1]
         place = sp.nsimplify(end) if float(end).is_integer() else sp.Float(end)
-        value = _side_value(side, exact, x, sign).subs(x, place)
-        keywords: dict[str, Any] = {name: value}
-        if side.b == 0:
-            result.append(Dirichlet(**{name: value / side.a}))
-        elif side.a == 0 and side.b == 1:
-            result.append(Neumann(**keywords))
-        else:
-            result.append(Robin(side.a, side.b, **keywords))
+        for side in conditions:
+            value = _side_value(side, exact, x, sign).subs(x, place)
+            keywords: dict[str, Any] = {name: value}
+            if side.b == 0:
+                result.append(Dirichlet(**{name: value / side.a}))
+            elif side.a == 0 and side.b == 1:
+                result.append(Neumann(**keywords, order=side.order))
+            else:
+                result.append(Robin(side.a, side.b, **keywords, order=side.order))
     return result
 
 
 def _side_value(side: Side, exact: sp.Expr, x: sp.Symbol, sign: int) -> Any:
-    return side.a * exact + sign * side.b * sp.diff(exact, x)
+    return side.a * exact + sign**side.order * side.b * sp.diff(exact, x, side.order)

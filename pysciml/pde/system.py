@@ -63,8 +63,10 @@ class PDESystem:
         Coordinate -> (lower, upper).
     boundary : mapping
         Coordinate -> a condition for all fields, or field -> condition. A condition is
-        ``Periodic()``, ``Dirichlet``, ``Neumann``, ``Robin``, or a list of two that hold at one end
-        each.
+        ``Periodic()``, ``Dirichlet``, ``Neumann``, ``Robin``, or a list of those that hold at one end
+        each. A field with derivatives of order n along a coordinate has n conditions there, half of
+        them at each end, such as ``[Dirichlet(0), Neumann(0)]`` for the fourth order (one more at
+        either end for an odd order), and never less than one at each end.
     initial : mapping, optional
         Field -> expression of the coordinates and parameters; ``D(u)`` too where the equation is of
         second order in time (without it the field starts from rest).
@@ -130,8 +132,9 @@ class PDESystem:
             for f in self.fields
             for k in range(max(self.orders[f], 1))
         )
+        #: Of the highest derivative of each field along each coordinate.
+        self.space_orders: dict[tuple[Any, sp.Symbol], int] = self._find_orders()
         self.boundary: dict[tuple[Any, sp.Symbol], Sides] = self._read_boundaries(boundary)
-        self._check_orders()
         self.initial: dict[tuple[Any, int], sp.Expr] = self._read_initial(initial)
         self.networks: dict[str, Network] = {}
         self.parameters: tuple[sp.Symbol, ...] = self._find_parameters(_read_parameters(parameters))
@@ -156,10 +159,15 @@ class PDESystem:
                 if not isinstance(atom, AppliedUndef):
                     continue
                 symbol = atom.func.__name__
+                if self.time in atom.args[0].free_symbols - {atom.args[0]}:
+                    raise UnsupportedError(
+                        f"{where}: {atom} is a field at another time: delays of fields are not solved"
+                    )
                 if atom.args[0] != self.time or len(atom.args) < 2:
                     raise ModelError(
                         f"{where}: {atom} is not a field over time and space: make it one with "
-                        f"pysciml.fields({symbol!r}, {', '.join(map(str, self.domain))})",
+                        f"pysciml.fields({symbol!r}, {', '.join(map(str, self.domain))})"
+                        + (" (ordinary equations beside fields are not solved)" if atom.args == (self.time,) else ""),
                         equation=printing.plain(equation),
                         symbol=symbol,
                     )
@@ -242,10 +250,12 @@ class PDESystem:
                 if isinstance(given, Mapping):
                     if f not in given:
                         raise ModelError(f"boundary in {x} has no condition for {name}", symbol=name)
-                    sides = read_boundary(given[f], x, f)
+                    given_here = given[f]
                 else:
-                    sides = read_boundary(given, x, f)
-                for side, which in zip(sides or (), ("lower", "upper"), strict=False):
+                    given_here = given
+                sides = read_boundary(given_here, x, f, self.space_orders.get((f, x), 0))
+                ends = zip(("lower", "upper"), sides or (), strict=False)
+                for which, side in [(which, side) for which, end in ends for side in end]:
                     for expr in (side.a, side.b, side.value):
                         wrong = list(expr.atoms(AppliedUndef)) + ([x] if x in expr.free_symbols else [])
                         if wrong:
@@ -268,10 +278,11 @@ class PDESystem:
         """Whether the domain is periodic along a coordinate."""
         return self.boundary[self.fields[0], coordinate] is None
 
-    def _check_orders(self) -> None:
-        """Two conditions, one at each end, go with derivatives up to the second."""
+    def _find_orders(self) -> dict[tuple[Any, sp.Symbol], int]:
+        """The highest derivative of each field by each coordinate, nested ones added up."""
+        best: dict[tuple[Any, sp.Symbol], int] = {}
         for i, equation in enumerate(self.equations):
-            for x, order in _space_orders(equation, self.time).items():
+            for (f, x), order in _space_orders(equation, self.time).items():
                 if x not in self.coordinates:
                     raise ModelError(
                         f"{describe(equation, i, self.time)}: it differentiates by {x}, which is no coordinate of the "
@@ -279,12 +290,9 @@ class PDESystem:
                         equation=printing.plain(equation),
                         symbol=str(x),
                     )
-                if order > 2 and not self.periodic(x):
-                    raise UnsupportedError(
-                        f"{describe(equation, i, self.time)}: derivatives of order {order} in {x} need {order} "
-                        f"conditions in {x}, and two are given; orders above two are solved on periodic domains, or "
-                        "written as two equations of second order"
-                    )
+                if f is not None:
+                    best[f, x] = max(best.get((f, x), 0), order)
+        return best
 
     def _read_initial(self, initial: Any) -> dict[tuple[Any, int], sp.Expr]:
         if initial is None:
@@ -314,7 +322,7 @@ class PDESystem:
         known = {self.time, *self.coordinates}
         places: list[tuple[str, sp.Basic]] = self._expressions()
         for (f, x), sides in self.boundary.items():
-            for side in sides or ():
+            for side in (side for end in sides or () for side in end):
                 places += [(f"boundary of {f.func.__name__} in {x}", e) for e in (side.a, side.b, side.value)]
         places += [(f"initial value of {f.func.__name__}", e) for (f, _), e in self.initial.items()]
         found: dict[sp.Symbol, None] = {}
@@ -472,9 +480,9 @@ def _read_domain(domain: Any) -> dict[sp.Symbol, tuple[float, float]]:
     return result
 
 
-def _space_orders(equation: sp.Basic, time: sp.Symbol) -> dict[sp.Symbol, int]:
-    """The highest derivative by each coordinate, nested ones added up; fluxes count once with the outer."""
-    best: dict[sp.Symbol, int] = {}
+def _space_orders(equation: sp.Basic, time: sp.Symbol) -> dict[tuple[Any, sp.Symbol], int]:
+    """The highest derivative of each field by each symbol, nested ones added up; None for what is no field."""
+    best: dict[tuple[Any, sp.Symbol], int] = {}
 
     def walk(expr: Any, above: dict[sp.Symbol, int]) -> None:
         if isinstance(expr, sp.Derivative):
@@ -483,7 +491,11 @@ def _space_orders(equation: sp.Basic, time: sp.Symbol) -> dict[sp.Symbol, int]:
             for x, count in pairs:
                 if x != time:
                     above[x] = above.get(x, 0) + int(count)
-                    best[x] = max(best.get(x, 0), above[x])
+                    best[None, x] = 0
+        if isinstance(expr, AppliedUndef):
+            for x, order in above.items():
+                best[expr, x] = max(best.get((expr, x), 0), order)
+            return
         for arg in expr.args:
             walk(arg, above)
 

@@ -63,7 +63,7 @@ def test_what_is_loaded_is_what_was_saved(system: ps.PDESystem, tmp_path: Path) 
         assert getattr(loaded, name) == getattr(system, name), name
     assert list(loaded.boundary) == list(system.boundary)
     for found, wanted in zip(loaded.boundary.values(), system.boundary.values(), strict=True):
-        sides = [[(s.a, s.b, s.value) for s in sides or ()] for sides in (found, wanted)]
+        sides = [[(s.a, s.b, s.value, s.order) for end in sides or () for s in end] for sides in (found, wanted)]
         assert sides[0] == sides[1]
 
 

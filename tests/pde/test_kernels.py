@@ -65,6 +65,27 @@ def waves() -> Any:
     return system.discretize({X: 12, Y: 9}, scheme="spectral")
 
 
+def plate(order: int = 2) -> Any:
+    """Fourth derivatives, nested in a flux, with two conditions at every end, of all kinds."""
+    w = ps.fields("w", X, Y)
+    k = ps.parameters("k")
+    system = ps.PDESystem(
+        [ps.Eq(D(w), -ps.div((1 + w**2) * ps.grad(ps.laplacian(w))) - k * w)],
+        {X: (0, 1), Y: (0, 1)},
+        {
+            X: [
+                ps.Dirichlet(lower=sp.sin(t)),
+                ps.Robin(k, 1, lower=Y, order=2),
+                ps.Neumann(upper=0, order=2),
+                ps.Robin(k, -1, upper=Y * t, order=3),
+            ],
+            Y: [ps.Neumann(0), ps.Neumann(0, order=3)],
+        },
+        {w: X * Y / 2},
+    )
+    return system.discretize({X: 13, Y: 15}, order=order)
+
+
 SYSTEMS = {
     "upwind": lambda: conservation("upwind"),
     "weno": lambda: conservation("weno"),
@@ -73,6 +94,8 @@ SYSTEMS = {
     "Chebyshev": lambda: mixed("spectral"),
     "three dimensions": ball,
     "Fourier": waves,
+    "plate": plate,
+    "plate, fourth order": lambda: plate(4),
 }
 
 

@@ -23,11 +23,12 @@ With a named algorithm none of this happens: the tolerance is that of the method
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from pysciml.engines.base import Array
+from pysciml.engines.eigenvalue import decay, largest_eigenvalue
 from pysciml.engines.native.stepping import (
     March,
     Plan,
@@ -58,7 +59,7 @@ _IMPLICIT_STEPS: Final = 400
 _NEAR: Final = 0.1
 #: A switch within this many steps starts again from the beginning.
 _EARLY: Final = 20_000
-#: Largest system whose eigenvalues are computed; beyond, the largest row sum bounds them.
+#: Largest system all of whose eigenvalues are computed; beyond, Arnoldi's method looks for the largest.
 _EIGENVALUES: Final = 300
 
 
@@ -282,20 +283,26 @@ class Watch:
         if not np.isfinite(values).all():
             return 0.0
         if n > _EIGENVALUES:
-            # Gershgorin: exact enough where diffusion, with its negative diagonal, dominates.
-            diagonal = np.zeros(n)
-            np.add.at(diagonal, rows[rows == cols], values[rows == cols])
-            sums = np.zeros(n)
-            np.add.at(sums, rows, np.abs(values))
-            worst = int(np.argmax(sums))
-            return float(sums[worst]) if diagonal[worst] < 0 else 0.0
+            return _decay_of_large(values, rows, cols, n)
         matrix = np.zeros((n, n))
         np.add.at(matrix, (rows, cols), values)
         eigenvalues = np.linalg.eigvals(matrix)
-        fastest = eigenvalues[np.argmax(np.abs(eigenvalues))]
-        return float(-fastest.real) if -fastest.real > abs(fastest.imag) else 0.0
+        return decay(eigenvalues[np.argmax(np.abs(eigenvalues))])
 
     def would_rescue(self, found: March) -> bool:
         """Whether a failed explicit solve is worth another try with the implicit method."""
         t, u = found.end
         return self._decay(t, u) * (self._task.t1 - t) > 1e3
+
+
+def _decay_of_large(values: Array, rows: Any, cols: Any, n: int) -> float:
+    from scipy.sparse import coo_array, csr_array
+
+    matrix: Any = csr_array(coo_array((values, (rows, cols)), shape=(n, n)))
+    found = largest_eigenvalue(lambda v: matrix @ v, n)
+    if found is not None:
+        return decay(found)
+    # Gershgorin: exact enough where diffusion, with its negative diagonal, dominates.
+    sums = np.asarray(abs(matrix).sum(axis=1)).ravel()
+    worst = int(np.argmax(sums))
+    return float(sums[worst]) if matrix.diagonal()[worst] < 0 else 0.0

@@ -106,6 +106,10 @@ class NativeEngine(Engine):
                 algorithm=algorithm,
             )
 
+    def compiles_fields(self, model: Model, algorithm: str | None) -> bool:
+        """Whether it is one on a line that is compiled."""
+        return fields.compiles(model, algorithm, SolveOptions(), backward=False)
+
     def _able(self, model: Model) -> str:
         """Which other engines solve a model, installed or not."""
         able: list[str] = []

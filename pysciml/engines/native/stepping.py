@@ -35,6 +35,8 @@ from pysciml.engines.native.library import MISSED, STUMBLED, Outcome
 CALL_SECONDS: Final = 0.4
 #: An explicit slice is given up when it needs steps this many times shorter than predicted.
 _SURPRISE: Final = 30
+#: So many steps the first slice may take, which is cut for a few.
+_FIRST_STEPS: Final = 3000
 #: Growth of slices while they are cheap.
 _GROWTH: Final = 10.0
 #: How far inputs may be from those a plan was made for.
@@ -291,7 +293,8 @@ class Slices:
             shortest = max(task.smallest_step, 4e-16 * t, 1e-17 * (end - t))
             guard = shortest
             if task.method == "Tsit5":  # implicit methods start with steps that are tiny anyway
-                guard = max((end - t) / (_SURPRISE * target), shortest)
+                most = _SURPRISE * target if self.n_steps else min(_SURPRISE * target, _FIRST_STEPS)
+                guard = max((end - t) / most, shortest)
             out = task.run(t, u, end, guard)
             if out.retcode != "Success":
                 if self._shorter(t, end, out, guard):
