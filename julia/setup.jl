@@ -3,10 +3,21 @@
 # Fills the environment of `pysciml julia setup`. Running it again changes nothing that is right.
 
 using Pkg
+using FileWatching.Pidfile: mkpidlock, trymkpidlock
 
 include("packages.jl")
 
+# Once, by the last line.
+ENV["JULIA_PKG_PRECOMPILE_AUTO"] = "0"
+
 function main(folder::AbstractString, pythoncall::AbstractString, more::AbstractString...)
+    # Two at once compile the same packages, and Pkg fails where it waits for the other.
+    path = joinpath(dirname(Base.active_project()), "setup.pid")
+    lock = trymkpidlock(path; stale_age = 20)
+    if lock === false
+        println(stderr, "waiting for another `pysciml julia setup`")
+        lock = mkpidlock(path; stale_age = 20)
+    end
     wanted = [SOLVERS; MORE]
     "cuda" in more && append!(wanted, GPU)
     "sensitivity" in more && append!(wanted, SENSITIVITY)
@@ -15,7 +26,25 @@ function main(folder::AbstractString, pythoncall::AbstractString, more::Abstract
     Pkg.develop(PackageSpec(path = folder))
     Pkg.add([PackageSpec(name = "PythonCall", version = pythoncall); [PackageSpec(name = name) for name in wanted]])
     Pkg.precompile()
+    close(lock)
     return nothing
 end
 
-main(ARGS...)
+# The pipe ends when the Python that started this has ended, in whatever way: nobody waits for the rest. It started a
+# session of its own, whose processes are those that compile.
+if Sys.isunix() && get(ENV, "PYSCIML_OWN_SESSION", "") == "yes"
+    @async (read(stdin); ccall(:kill, Cint, (Cint, Cint), 0, 9))
+end
+
+# A file as standard error is written when it is full, or here.
+Timer(_ -> flush(stderr), 1; interval = 1)
+
+try
+    main(ARGS...)
+catch error
+    error isa InterruptException && rethrow()
+    # In one paragraph: the stack would be that of Pkg.
+    printstyled(stderr, "ERROR: "; color = :red, bold = true)
+    println(stderr, sprint(showerror, error))
+    exit(1)
+end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -305,9 +306,10 @@ def _self_test(engine: str) -> tuple[str, bool]:
     worst = float(np.max(np.abs(sol["x"].values - np.cos(sol["t"].values))))
     good = worst < 1e-5
     seconds = sol.attrs["compile_seconds"] + sol.attrs["solve_seconds"]
+    took = f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
     return (
         f"{'ok' if good else 'FAILED'}: error {worst:.1e} at a tolerance of 1e-8, {sol.attrs['algorithm']}, "
-        f"{1e3 * seconds:.3g} ms with compilation",
+        f"{took} with compilation",
         good,
     )
 
@@ -325,6 +327,8 @@ def _run_julia(options: Any) -> int:
     from pysciml.engines.julia.setup import setup, status
 
     if options.what == "setup":
+        if isinstance(sys.stdout, io.TextIOWrapper):  # also in a log: each line when it happens, juliapkg's too
+            sys.stdout.reconfigure(line_buffering=True)
         setup(
             cuda=options.cuda,
             sysimage=options.sysimage,

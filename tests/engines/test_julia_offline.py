@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,12 +187,8 @@ def test_packages_for_some_purposes_are_installed_where_they_are_asked_for(
 ) -> None:
     ran: list[list[str]] = []
 
-    def run(command: list[str], **options: object) -> SimpleNamespace:
-        ran.append(command)
-        return SimpleNamespace(returncode=0)
-
     monkeypatch.setattr(setup, "_find_julia", lambda folder, progress: (sys.executable, "1.10.8"))
-    monkeypatch.setattr(setup.subprocess, "run", run)
+    monkeypatch.setattr(setup, "_call", lambda command: ran.append(command) or 0)
     assert cli.main(["julia", "setup", *(f"--{name}" for name in asked)]) == 0
     assert tuple(name for name in ("cuda", "sensitivity", "modelingtoolkit") if name in ran[0]) == asked
 
@@ -256,3 +253,91 @@ def test_a_reduced_index_is_accepted(no_julia: Path) -> None:
     length = ps.Eq(0, x**2 + y**2 - 1)
     pendulum = ps.System([ps.Eq(D(x, 2), -tension * x), ps.Eq(D(y, 2), -tension * y - 9.81), length], name="pendulum")
     JuliaEngine().check(pendulum.model, None)
+
+
+def test_a_setup_that_fails_before_it_changed_anything_leaves_what_there_was(
+    no_julia: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_environment(no_julia)
+    monkeypatch.delenv("PYTHON_JULIAPKG_OFFLINE", raising=False)
+    marker, project = no_julia / environment.MARKER, no_julia / "environment" / "Project.toml"
+    before = marker.read_text()
+    monkeypatch.setattr(setup, "_find_julia", lambda folder, progress: (sys.executable, "1.10.8"))
+    monkeypatch.setattr(setup, "_call", lambda command: 1)
+    with pytest.raises(EngineUnavailableError, match=r"run `pysciml julia setup --sensitivity` again"):
+        setup.setup(sensitivity=True)
+    assert marker.read_text() == before
+
+    def half(command: list[str]) -> int:
+        assert not marker.exists()
+        project.write_text("[deps]\n")
+        return 1
+
+    monkeypatch.setattr(setup, "_call", half)
+    with pytest.raises(EngineUnavailableError, match="check the network"):
+        setup.setup()
+    assert not marker.exists()
+
+
+def test_a_julia_is_installed_whole_or_not_at_all(no_julia: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of one, as a kill leaves it, would tell its version as a whole one does."""
+    find_julia = pytest.importorskip("juliapkg.find_julia", reason="needs juliapkg")
+    tries: list[bool] = []
+
+    def find(compat: object, prefix: str, install: bool = False) -> tuple[str, str]:
+        executable = Path(prefix) / "bin" / "julia"
+        if not install:
+            if executable.exists():
+                return str(executable), "1.10.8"
+            raise RuntimeError("no Julia")
+        tries.append(Path(prefix).exists())  # of an earlier try nothing is left
+        executable.parent.mkdir(parents=True)
+        executable.write_text("")
+        if len(tries) == 1:
+            raise KeyboardInterrupt
+        return str(executable), "1.10.8"
+
+    monkeypatch.setattr(find_julia, "find_julia", find)
+    monkeypatch.delenv("PYTHON_JULIAPKG_OFFLINE", raising=False)
+    no_julia.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        setup._look_or_install(no_julia, None)
+    assert not (no_julia / "julia").exists()
+    place = no_julia / "julia" / "bin" / "julia"
+    assert setup._look_or_install(no_julia, None) == (place, "1.10.8")
+    assert setup._look_or_install(no_julia, None) == (str(place), "1.10.8")
+    assert tries == [False, False]
+    assert place.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="groups of processes are POSIX's")
+def test_an_interrupted_setup_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Julia compiles in processes of its own, which outlived it."""
+    said = tmp_path / "pid"
+    worker = f"import os, time; open({str(said)!r} + '~', 'w').write(str(os.getpid())); "
+    worker += f"os.rename({str(said)!r} + '~', {str(said)!r}); time.sleep(600)"
+    command = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"]
+    wait = subprocess.Popen.wait
+
+    def interrupted(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        monkeypatch.setattr(subprocess.Popen, "wait", wait)
+        for _ in range(3000):
+            if said.exists():
+                raise KeyboardInterrupt
+            time.sleep(0.01)
+        raise AssertionError("the worker did not start")
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        setup._call(command)
+    pid = int(said.read_text())
+    for _ in range(1000):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        status = Path(f"/proc/{pid}/status")
+        if status.exists() and "Z (zombie)" in status.read_text():  # ended, and nobody asked how yet
+            return
+        time.sleep(0.01)
+    raise AssertionError("the worker lives on")

@@ -63,6 +63,7 @@ class Julia:
         self.created = 0
         monkeypatch.setattr(sysimage.subprocess, "run", self.run)
         monkeypatch.setattr(setup, "_find_julia", lambda folder, progress: (sys.executable, "1.10.8"))
+        monkeypatch.setattr(setup, "_call", lambda command: 0)
         monkeypatch.setattr(sysimage.shutil, "which", lambda name: name)
 
     def run(self, command: list[str], env: dict[str, str] | None = None, **options: object) -> SimpleNamespace:

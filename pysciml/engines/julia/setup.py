@@ -1,16 +1,20 @@
 """`pysciml julia setup`: Julia and its packages in a folder of their own.
 
-Julia itself comes from (in this order) ``PYTHON_JULIACALL_EXE``, ``PYTHON_JULIAPKG_EXE``, the
-``PATH``, an earlier setup, or is installed by juliapkg (unless ``PYTHON_JULIAPKG_OFFLINE=yes``). The
+Julia itself comes from (in this order) ``PYTHON_JULIACALL_EXE``, ``PYTHON_JULIAPKG_EXE``, an earlier
+setup, juliaup, the ``PATH``, or is installed by juliapkg (unless ``PYTHON_JULIAPKG_OFFLINE=yes``). The
 packages go into the environment `pysciml.engines.julia.environment.home`; Julia shares what it compiles
 between environments.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +24,7 @@ from pysciml.engines.julia import environment
 from pysciml.engines.julia import sysimage as images
 from pysciml.engines.julia.environment import MARKER, SETUP, Environment
 from pysciml.errors import EngineUnavailableError
+from pysciml.files import writing
 
 #: Versions of Julia that the package supports, in juliapkg's notation.
 _JULIA: Final = "1.10.3 - 1"
@@ -110,7 +115,6 @@ def setup(
     folder = environment.home()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MARKER).unlink(missing_ok=True)
     except OSError as error:
         raise EngineUnavailableError(
             f"the folder {folder} cannot be written ({error}): name another one in PYSCIML_JULIA_HOME", engine="julia"
@@ -122,7 +126,8 @@ def setup(
     progress(f"installing and compiling packages into {project}")
     asked = {"cuda": cuda, "sensitivity": sensitivity, "modelingtoolkit": modelingtoolkit}
     more = [name for name, wanted in asked.items() if wanted]
-    _run(executable, project, package, more)
+    with _unmarked(folder / MARKER, project):
+        _run(executable, project, package, more)
     found = Environment(executable, str(project), version)
     _write_marker(folder / MARKER, found)
     if sysimage:
@@ -146,18 +151,41 @@ def _find_julia(folder: Path, progress: Progress) -> tuple[str, str]:
                 raise EngineUnavailableError(f"{variable}={given} is no Julia", engine="julia")
             return given, str(version)
         progress("looking for Julia")
-        prefix = str(folder / "julia")
-        executable, version = find_julia.find_julia(compat=compat, prefix=prefix, install=not environment.offline())
+        executable, version = _look_or_install(folder, compat)
     except EngineUnavailableError:
         raise
     except Exception as error:  # juliapkg raises plain exceptions, also where there is no network
-        what = "found, and PYTHON_JULIAPKG_OFFLINE forbids installing it" if environment.offline() else "installed"
+        reason = " ".join(str(error).split())
+        if "SHA-256" in reason:
+            reason = "the download is incomplete or not what was expected"
+        what, mend = f"installed ({reason})", "check the network"
+        if environment.offline():
+            what, mend = "found, and PYTHON_JULIAPKG_OFFLINE forbids installing it", "unset that variable"
         raise EngineUnavailableError(
-            f"Julia could not be {what} ({' '.join(str(error).split())}): check the network, or install Julia "
-            f"1.10 or newer yourself (julialang.org) and run `{SETUP}` again",
+            f"Julia could not be {what}: {mend}, or install Julia 1.10 or newer yourself (julialang.org), and run "
+            f"`{SETUP}` again",
             engine="julia",
         ) from error
     return str(executable), str(version)
+
+
+def _look_or_install(folder: Path, compat: Any) -> tuple[Any, Any]:
+    """Julia in the folder, of juliaup or on the PATH, else installed: it is whole in the folder or not there.
+
+    juliapkg copies an installation file by file, and half of one tells its version as a whole one does.
+    """
+    from juliapkg import find_julia
+
+    place, partial = folder / "julia", folder / "julia-partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.suppress(Exception):  # juliapkg's way to say that there is none
+        return find_julia.find_julia(compat=compat, prefix=str(place))
+    executable, version = find_julia.find_julia(compat=compat, prefix=str(partial), install=not environment.offline())
+    if partial not in Path(executable).parents:
+        return executable, version
+    shutil.rmtree(place, ignore_errors=True)
+    partial.replace(place)
+    return place / Path(executable).relative_to(partial), version
 
 
 def _run(executable: str, project: Path, package: Path, more: list[str]) -> None:
@@ -170,13 +198,52 @@ def _run(executable: str, project: Path, package: Path, more: list[str]) -> None
         metadata.version("juliacall"),
         *more,
     ]
-    code = subprocess.run(command, env=environment.variables(), check=False).returncode
+    again = " ".join([SETUP, *(f"--{name}" for name in more)])
+    code = _call(command)
     if code != 0:
+        mend = "check the network, and"
+        if environment.offline():
+            mend = "PYTHON_JULIAPKG_OFFLINE forbids downloading what is missing: unset it, and"
         raise EngineUnavailableError(
-            f"Julia's package manager failed (exit code {code}, its message is above): run `{SETUP}` again, "
+            f"Julia's package manager failed (exit code {code}, its message is above): {mend} run `{again}` again, "
             "it goes on where it stopped",
             engine="julia",
         )
+
+
+@contextlib.contextmanager
+def _unmarked(marker: Path, project: Path) -> Generator[None]:
+    """Without a marker while packages may be changing; where that fails before it changed any, all is as before."""
+    said, before = marker.read_text(encoding="utf-8") if marker.is_file() else "", _versions(project)
+    marker.unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        if said and _versions(project) == before:
+            with writing(marker) as path:
+                path.write_text(said, encoding="utf-8")
+        raise
+
+
+def _versions(project: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(project.glob("*.toml"))]
+
+
+def _call(command: list[str]) -> int:
+    """Run Julia in a session of its own, and end it with all the processes it compiles in when this one is interrupted.
+
+    setup.jl ends them when its standard input ends, that is, when this process has ended in whatever way.
+    """
+    variables = environment.variables() | {"PYSCIML_OWN_SESSION": "yes"}
+    with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            if hasattr(os, "killpg"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            raise
 
 
 def _write_marker(path: Path, found: Environment) -> None:
