@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,14 +35,32 @@ def to_dataset(problem: Problem, raw: RawSolution, engine: str) -> xr.Dataset:
     if model.observed and observed is None:
         observed = system.graph.evaluate("observed", raw.u, problem.p[:, None], raw.t)
     variables: dict[str, Any] = {
-        name: xr.Variable("t", row, attrs.get(name), fastpath=True)
-        for name, row in zip(model.states, raw.u, strict=True)
+        name: _variable(row, attrs.get(name)) for name, row in zip(model.states, raw.u, strict=True)
     }
     if observed is not None:
         for name, row in zip(model.observed, observed, strict=True):
-            row = row.astype(raw.u.dtype, copy=False)
-            variables[name] = xr.Variable("t", row, attrs.get(name), fastpath=True)
+            variables[name] = _variable(row.astype(raw.u.dtype, copy=False), attrs.get(name))
     return _dataset(variables, raw.t, attributes(problem, raw, engine))
+
+
+def _checked_variable(row: Array, attrs: Any) -> xr.Variable:
+    return xr.Variable("t", row, attrs, fastpath=True)
+
+
+def _direct_variable(row: Array, attrs: Any) -> xr.Variable:
+    """The same, of an array that is known to be one: a system of thousands of states has as many."""
+    made: Any = object.__new__(xr.Variable)
+    made._dims, made._data, made._attrs, made._encoding = ("t",), row, dict(attrs) if attrs else None, None
+    return made
+
+
+def _fastest_variable() -> Callable[[Array, Any], xr.Variable]:
+    """The direct way, where this xarray's variables consist of what is set there."""
+    parts = {name for kind in xr.Variable.__mro__ for name in getattr(kind, "__slots__", ())}
+    return _direct_variable if parts == {"_dims", "_data", "_attrs", "_encoding"} else _checked_variable
+
+
+_variable = _fastest_variable()
 
 
 def _dataset(variables: dict[str, xr.Variable], t: Array, attrs: dict[str, Any]) -> xr.Dataset:

@@ -254,3 +254,16 @@ def test_a_dosing_event_changes_the_state():
     sol = ps.solve(problem, engine="native", rtol=1e-9, atol=1e-11, saveat=[0.5, 1.5, 2])
     expected = [np.exp(-0.35), (np.exp(-0.7) + 3) * np.exp(-0.35), (np.exp(-0.7) + 3) * np.exp(-0.7)]
     np.testing.assert_allclose(sol.x, expected, rtol=1e-6)
+
+
+def test_variables_made_directly_are_those_of_the_constructor() -> None:
+    from pysciml.results import _checked_variable, _direct_variable, _variable
+
+    assert _variable is _direct_variable
+    row = np.arange(3.0)
+    for attrs in (None, {}, {"units": "m"}):
+        made, wanted = _direct_variable(row, attrs), _checked_variable(row, attrs)
+        xr.testing.assert_identical(made, wanted)
+        assert made.encoding == wanted.encoding == {}
+        assert made.attrs == wanted.attrs
+        assert (made + 1).equals(wanted + 1)

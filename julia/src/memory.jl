@@ -69,11 +69,24 @@ function outcome(run::Run)
     return length(t), length(times), algorithm, retcode, message, n_steps, n_rejected, n_rhs, run.log.jumps
 end
 
+"Copy the arrays of an outcome to where they are wanted, after which the run is empty."
 function write_outcome(run::Run, t::Int, u::Int, times::Int, numbers::Int)
     for (array, address) in zip(run.outcome, (t, u, times, numbers))
         GC.@preserve array unsafe_copyto!(Ptr{eltype(array)}(address), pointer(array), length(array))
     end
+    empty!(run)
     return nothing
+end
+
+"""
+Let go of all that a run holds. What Python was given is kept until the collector has told Python, which it does when it
+sees fit: it knows nothing of how much hangs on that.
+"""
+function Base.empty!(run::Run)
+    run.integrator = run.record = run.halves = run.saveat = nothing
+    run.log = EventLog()
+    run.outcome = (Vec(), zeros(0, 0), Vec(), Int[])
+    return run
 end
 
 "See [`solve_many`](@ref); the solutions are written to `out`, and the number of each return code to `codes`."

@@ -385,6 +385,19 @@ function fixed_steps(model, u0, p, tspan, name, dt; seed = 1)
     return run.integrator
 end
 
+@testset "a run that was written holds nothing any more" begin
+    # Python holds runs until the collector finds that it does not.
+    run = PySciML.start(PySciML.example_model("ode"), [1.0, 0.5], [2.0], 0.0, 1.0, "Tsit5", 1e-6, 1e-6, nothing, 0.0, 1000, 0)
+    @test PySciML.advance!(run, 1e3)
+    expected = PySciML.result(run)
+    n, fired = PySciML.outcome(run)
+    t, u, times, numbers = zeros(n), zeros(2, n), zeros(fired), zeros(Int, fired)
+    GC.@preserve t u times numbers PySciML.write_outcome(run, (Int(pointer(array)) for array in (t, u, times, numbers))...)
+    @test t == expected[1]
+    @test u == expected[2]
+    @test Base.summarysize(run) < 2000
+end
+
 @testset "orders of convergence" begin
     # x' = p*x*cos(t)
     graph = build([(:state, 1), (:param, 1), (:time,), (:cos, 3), (:mul, 1, 2), (:mul, 5, 4)], 1, 1)
