@@ -194,11 +194,11 @@ def choose_engine(
     refusals: list[str] = []
     order = base.automatic_order()
     if model.fields:  # compiled loops (`benchmarks.fields_native`), then array operations, compiled and not
-        registry = base.registry()
+        known = base.registry()
         order = sorted(
             order,
             key=lambda name: (
-                ensemble or not registry[name].compiles_fields(model, alg),
+                ensemble or not known[name].compiles_fields(model, alg),
                 name != "jax",
                 name != "native",
             ),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from pysciml.engines.base import Array
+
+#: Restarts of Arnoldi's method, each of some twenty products: more is not worth the answer.
+_RESTARTS: Final = 20
 
 
 def largest_eigenvalue(product: Callable[[Array], Any], n: int) -> complex | None:
@@ -31,7 +34,7 @@ def largest_eigenvalue(product: Callable[[Array], Any], n: int) -> complex | Non
     start = np.random.default_rng(0).normal(size=n)  # always the same: a solve is to be reproducible
     found: Any
     try:
-        found = eigs(operator, k=1, v0=start, tol=0.02, return_eigenvectors=False)
+        found = eigs(operator, k=1, v0=start, tol=0.02, maxiter=_RESTARTS, return_eigenvectors=False)
     except ArpackError as error:
         found = getattr(error, "eigenvalues", ())
     return complex(found[0]) if len(found) and np.isfinite(found[0]) else None
