@@ -391,7 +391,7 @@ end
     @test PySciML.advance!(run, 1e3)
     expected = PySciML.result(run)
     n, fired = PySciML.outcome(run)
-    t, u, times, numbers = zeros(n), zeros(2, n), zeros(fired), zeros(Int, fired)
+    t, u, times, numbers = zeros(n), zeros(n, 2), zeros(fired), zeros(Int, fired)
     GC.@preserve t u times numbers PySciML.write_outcome(run, (Int(pointer(array)) for array in (t, u, times, numbers))...)
     @test t == expected[1]
     @test u == expected[2]
