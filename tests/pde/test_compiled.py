@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import sympy as sp
-from scipy.integrate import solve_ivp
 
 import pysciml as ps
 from pysciml.engines.native import line
-from pysciml.graph.field_jacobian import jacobian
+from tests.pde.test_solving import scipy_solution
 
 D, t = ps.D, ps.t
 X, Y = ps.coordinates("X Y")
@@ -110,17 +109,8 @@ def test_it_is_also_that_of_jax(name: str) -> None:
 @pytest.mark.parametrize("alg", ["Tsit5", "QNDF", "TRBDF2", "ESDIRK34", None])
 def test_every_method_agrees_with_another_solver(alg: str | None) -> None:
     problem = reaction().problem((np.pi, np.pi + 1), {a: 0.8, k: 0.3})
-    graph, times = problem.system.graph, np.pi + np.array([0, 0.25, 1])
-    expected = solve_ivp(
-        lambda t, y: graph.evaluate("rhs", y, problem.p, t),
-        problem.tspan,
-        problem.u0,
-        method="BDF",
-        rtol=1e-9,
-        atol=1e-9,
-        t_eval=times,
-        jac=lambda t, y: jacobian(graph, y, problem.p, t).tocsc(),
-    ).y
+    times = np.pi + np.array([0, 0.25, 1])
+    expected = scipy_solution(problem, times)
     sol = ps.solve(problem, alg, engine="native", rtol=1e-7, atol=1e-7, saveat=times)
     assert sol.attrs["algorithm"] == alg or alg is None
     found = np.concatenate([sol.u.values, sol.v.values], axis=1).T

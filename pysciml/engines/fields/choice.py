@@ -11,7 +11,7 @@ from pysciml.engines.eigenvalue import decay, largest_eigenvalue
 from pysciml.engines.fields.explicit import DP5, SSPRK33
 from pysciml.engines.fields.marching import march
 from pysciml.engines.fields.operator import Operator
-from pysciml.engines.fields.precondition import Preconditioner
+from pysciml.engines.fields.precondition import Preconditioner, finite
 from pysciml.engines.fields.qndf import QNDF, norm
 from pysciml.errors import ProblemError
 
@@ -44,12 +44,8 @@ def is_stiff(preconditioner: Preconditioner, operator: Operator, u0: Array, tspa
         return False
     if not np.isfinite(change).all() or -zigzag @ change > _DECAYS * np.linalg.norm(zigzag) * np.linalg.norm(change):
         return True
-    fastest = largest_eigenvalue(lambda v: _finite(operator.push(t, u0, v)), u0.size)
+    fastest = largest_eigenvalue(lambda v: finite(operator.push(t, u0, v)), u0.size)
     return fastest is None or decay(fastest) > 0.0
-
-
-def _finite(x: Array) -> Array:
-    return np.where(np.isfinite(x), x, 0.0)
 
 
 def solve(

@@ -58,7 +58,7 @@ class Preconditioner:
 
     def __init__(self, operator: Operator, t: float, y: Array) -> None:
         self._graph = operator.graph
-        push = lambda v: _finite(operator.push(t, y, v))  # noqa: E731
+        push = lambda v: finite(operator.push(t, y, v))  # noqa: E731
         reaction = mean_reaction(self._graph, push)
         every = [
             [_matrix(self._graph, push, f, axis, reaction[f, f]) for axis in range(len(shape))]
@@ -115,7 +115,8 @@ class Preconditioner:
         return together
 
 
-def _finite(x: Array) -> Array:
+def finite(x: Array) -> Array:
+    """Zeros for what is not finite."""
     return np.where(np.isfinite(x), x, 0.0)
 
 
