@@ -17,6 +17,7 @@ from pysciml.graph.field_builder import FieldBuilder
 from pysciml.graph.fields import FieldGraph
 from pysciml.graph.model import FieldLayout, Kind, Model
 from pysciml.hints import named_options
+from pysciml.pde.constraints import consistent
 from pysciml.pde.grid import Array, Axis
 from pysciml.pde.lowering import Lowering
 from pysciml.pde.noise import Noise
@@ -76,12 +77,14 @@ class DiscreteSystem(WithNetworks):
         dims = tuple(axis.name for axis in self.axes)
         self.model = Model(
             graph=graph,
-            kind="ode" if noise is None else "sde",
+            kind="sde" if noise is not None else "dae" if system.constrained else "ode",
             name=system.name,
             states=tuple(s.name for s in system.states),
             parameters=tuple(p.name for p in system.parameters),
             observed=tuple(names),
-            differential=np.ones(graph.n_states, dtype=bool),
+            differential=np.repeat(
+                [s.function not in system.constrained for s in system.states], graph.n_states // len(system.states)
+            ),
             fields=tuple(FieldLayout(s.name, dims, low.shape) for s in system.states),
             **({} if noise is None else noise.entries),
         )
@@ -122,7 +125,7 @@ class DiscreteSystem(WithNetworks):
 
     @property
     def kind(self) -> Kind:
-        """``"ode"``, or ``"sde"`` where there is noise."""
+        """``"ode"``, ``"sde"`` where there is noise, ``"dae"`` where a field has no time derivative."""
         return self.model.kind
 
     def state_index(self, key: Any) -> int | None:
@@ -175,6 +178,8 @@ class DiscreteSystem(WithNetworks):
     ) -> FieldProblem:
         """Add the numbers.
 
+        Fields without a time derivative are solved for; what is given for them is where the search begins.
+
         Parameters
         ----------
         tspan : pair of float
@@ -188,7 +193,8 @@ class DiscreteSystem(WithNetworks):
         Raises
         ------
         ProblemError
-            Naming the field or parameter that is missing, unknown or not finite.
+            Naming the field or parameter that is missing, unknown or not finite, or the field for which
+            its equation has no solution at the start.
 
         Warns
         -----
@@ -269,6 +275,8 @@ class FieldProblem(Problem):
         arrays: list[Array] = []
         for i, (layout, value) in enumerate(zip(model.fields, found, strict=True)):
             chosen = given.get(i, value)
+            if chosen is None and system.system.states[i].function in system.system.constrained:
+                chosen = np.zeros(layout.shape)
             if chosen is None:
                 raise ProblemError(f"neither initial= nor u0 has a value for {layout.name}", symbol=layout.name)
             bad = ~np.isfinite(chosen)
@@ -284,7 +292,7 @@ class FieldProblem(Problem):
         self._warn_incompatible(arrays)
 
     def _set(self, u0: Array) -> None:
-        self.u0 = u0
+        self.u0 = consistent(self.system, u0, self.p, self.tspan[0]) if self.system.system.constrained else u0
         self._freeze()
 
     def _read_fields(self, given: Any) -> dict[int, Array]:
@@ -383,7 +391,8 @@ class FieldProblem(Problem):
         system: PDESystem = self.system.system
         for i, (info, array) in enumerate(zip(system.states, arrays, strict=True)):
             expr = system.initial.get((info.function, info.order))
-            if expr is None or i in self.initial_given or info.order:
+            solved = info.function in system.constrained
+            if expr is None or i in self.initial_given or info.order or solved:
                 continue
             scale = float(np.abs(array).max()) or 1.0
             for axis, x in zip(self.system.axes, system.coordinates, strict=True):

@@ -34,7 +34,8 @@ class FieldSweep(Sweep):
             if dim in system.coords:
                 raise ProblemError(f"over: the dimension {dim!r} has the name of a coordinate", symbol=dim)
         varied = {system.parameters[v.index] for v in self.varied}
-        self._moves = any(expr.free_symbols & varied for (_, _), expr in system.system.initial.items())
+        follow = any(expr.free_symbols & varied for (_, _), expr in system.system.initial.items())
+        self._moves = follow or bool(system.system.constrained)
 
     def inputs(self, low: int, high: int) -> tuple[Array, Array]:
         """See `Sweep.inputs`."""

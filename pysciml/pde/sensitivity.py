@@ -47,7 +47,12 @@ class FieldSensitivity:
     def __init__(self, system: DiscreteSystem, by_p: Sequence[int]) -> None:
         model = system.model
         if model.kind != "ode":
-            raise UnsupportedError(f"{system.name} is stochastic: its derivatives are those of one path alone")
+            reason = (
+                f"{system.system.constrained[0].func.__name__} has no time derivative: gradients are of fields that do"
+                if model.kind == "dae"
+                else "it is stochastic: its derivatives are those of one path alone"
+            )
+            raise UnsupportedError(f"{system.name}: {reason}")
         self._system, self._by_p = system, [int(k) for k in by_p]
         self._count = 1 + len(self._by_p)
         self.graph: FieldGraph = sensitivity_graph(system.graph, self._by_p)

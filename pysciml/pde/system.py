@@ -58,6 +58,8 @@ class PDESystem:
         One for each field, with time derivatives of first or second order (`pysciml.D`), and space
         derivatives of any order, mixed and nested: ``Derivative(k*Derivative(u, X), X)`` is
         discretized as it stands, which conserves. Without any time derivative the system is steady.
+        A field without one where others have some follows from them at every instant by an equation
+        without time derivatives, such as ``Eq(laplacian(psi), -w)``.
         `pysciml.brownian` as a factor is noise (Itô), white in the coordinates it is given.
     domain : mapping
         Coordinate -> (lower, upper).
@@ -83,6 +85,8 @@ class PDESystem:
         Those among the terms; they act at each place on what they are given there.
     equations : tuple of sympy.Eq
     steady : bool
+    constrained : tuple of fields
+        Those that follow from the others at every instant.
 
     Raises
     ------
@@ -123,8 +127,14 @@ class PDESystem:
         self._check_names()
         rates = solve_for_time_derivatives(self.equations, self.fields, self.time)
         self.steady = not any(order for order, _ in rates.values())
-        self._check_steady(rates)
+        self._check_orders(rates)
         rates, self.noise, self.diffusion = read_noise(self, rates)
+        self.constrained: tuple[Any, ...] = tuple(f for f, (order, _) in rates.items() if not (order or self.steady))
+        if self.constrained and self.noise:
+            raise UnsupportedError(
+                f"{self.constrained[0].func.__name__} has no time derivative and {self.noise[0]} is noise: equations "
+                "with both are not solved"
+            )
         self.orders: dict[Any, int] = {f: order for f, (order, _) in rates.items()}
         self.rates: dict[Any, sp.Expr] = {f: rate for f, (_, rate) in rates.items()}
         self.states: tuple[FieldInfo, ...] = tuple(
@@ -220,13 +230,7 @@ class PDESystem:
             if name in taken or name in RESERVED or not name.isidentifier():
                 raise ModelError(f"{name!r} cannot name an observed quantity", symbol=name)
 
-    def _check_steady(self, rates: Mapping[Any, tuple[int, sp.Expr]]) -> None:
-        still = [f.func.__name__ for f, (order, _) in rates.items() if order == 0]
-        if still and not self.steady:
-            raise UnsupportedError(
-                f"{', '.join(still)} has no time derivative, and other fields have: fields that follow from others at "
-                "every instant (elliptic constraints) are not solved yet"
-            )
+    def _check_orders(self, rates: Mapping[Any, tuple[int, sp.Expr]]) -> None:
         high = [f.func.__name__ for f, (order, _) in rates.items() if order > 2]
         if high:
             raise UnsupportedError(f"{', '.join(high)}: time derivatives go up to the second")

@@ -8,6 +8,7 @@ import numpy as np
 
 from pysciml.engines.base import Array, RawSolution, SolveOptions
 from pysciml.engines.eigenvalue import decay, largest_eigenvalue
+from pysciml.engines.fields.constrained import Factorization
 from pysciml.engines.fields.explicit import DP5, SSPRK33
 from pysciml.engines.fields.marching import march
 from pysciml.engines.fields.operator import Operator
@@ -57,9 +58,16 @@ def solve(
     options: SolveOptions,
     preconditioner: Preconditioner | None = None,
 ) -> RawSolution:
-    """Solve with QNDF, DP5 or SSPRK33; None chooses one of the first two."""
+    """Solve with QNDF, DP5 or SSPRK33; None chooses one of the first two.
+
+    Where fields have no time derivative it is QNDF.
+    """
     sign = 1.0 if tspan[1] > tspan[0] else -1.0
     start, end = sign * tspan[0], sign * tspan[1]
+    if operator.mass is not None:
+        direct = Factorization(operator, start, u0)
+        method = QNDF(operator, direct, start, u0, end, options.rtol, options.atol, options.dt)
+        return march(method, operator, name, tspan, options, u0)
     if algorithm == "SSPRK33":
         if options.dt is None:
             raise ProblemError("SSPRK33 steps with a fixed step size: pass dt=", symbol="dt")

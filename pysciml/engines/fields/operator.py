@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pysciml.engines.base import Array
-from pysciml.graph.field_jacobian import tangent_graph
+from pysciml.graph.field_jacobian import FieldJacobian, tangent_graph
 from pysciml.graph.fields import FieldGraph
 
 
@@ -24,11 +26,17 @@ class Operator:
         ``rhs(t, y)``, shape (n_states,).
     push : callable
         ``push(t, y, v)``, the Jacobian at ``(t, y)`` times a vector.
+    mass : array, shape (n_states,), optional
+        Zero for the cells of fields without a time derivative, else one.
+    jacobian : callable, optional
+        ``jacobian(t, y)``, a sparse matrix; with ``mass``.
     """
 
     graph: FieldGraph
     rhs: Callable[[float, Array], Array]
     push: Callable[[float, Array, Array], Array]
+    mass: Array | None = None
+    jacobian: Callable[[float, Array], Any] | None = None
     evaluations: int = 0
 
     def __post_init__(self) -> None:
@@ -50,7 +58,14 @@ def _tangent(graph: FieldGraph) -> FieldGraph:
     return tangent_graph(graph)
 
 
-def interpreted(graph: FieldGraph, p: Array, forward: bool) -> Operator:
+@lru_cache(maxsize=32)
+def _jacobian(graph: FieldGraph) -> FieldJacobian:
+    return FieldJacobian(graph)
+
+
+def interpreted(
+    graph: FieldGraph, p: Array, forward: bool, differential: npt.NDArray[np.bool_] | None = None
+) -> Operator:
     """The operator evaluated node by node in NumPy: nothing to compile."""
     tangent = _tangent(graph)
     sign = 1.0 if forward else -1.0
@@ -64,4 +79,7 @@ def interpreted(graph: FieldGraph, p: Array, forward: bool) -> Operator:
         parts = [np.broadcast_to(a, s).ravel() for a, s in zip(found, graph.fields, strict=True)]
         return sign * np.concatenate(parts)
 
-    return Operator(graph, rhs, push)
+    if differential is None or differential.all():
+        return Operator(graph, rhs, push)
+    matrix = _jacobian(graph)
+    return Operator(graph, rhs, push, differential.astype(np.float64), lambda t, y: sign * matrix(y, p, sign * t))

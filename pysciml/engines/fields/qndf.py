@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from pysciml.engines.base import Array
+from pysciml.engines.fields.constrained import Factorization, balance
 from pysciml.engines.fields.marching import Stepper, StepSizeError
 from pysciml.engines.fields.operator import Operator
 from pysciml.engines.fields.precondition import Preconditioner, mean_reaction
@@ -50,7 +51,7 @@ class QNDF(Stepper):
     def __init__(
         self,
         operator: Operator,
-        preconditioner: Preconditioner,
+        preconditioner: Preconditioner | Factorization,
         t: float,
         y: Array,
         end: float,
@@ -64,6 +65,12 @@ class QNDF(Stepper):
         self._tolerance = max(10 * np.finfo(float).eps / max(rtol, 1e-15), min(0.03, rtol**0.5))
         f = operator.rhs(t, y)
         self.finite = bool(np.isfinite(f).all())
+        #: Ones for what has a time derivative; 1 where everything has.
+        self._mass: Array | float = 1.0 if operator.mass is None else operator.mass
+        if isinstance(preconditioner, Factorization):
+            # What follows from other fields by solving has more rounding than a tighter iteration could remove.
+            self._tolerance = max(self._tolerance, 0.01)
+            f = preconditioner.slopes(f, lambda v: operator.push(t, y, v))
         scale = atol + rtol * np.abs(y)
         with np.errstate(all="ignore"):
             d0, d1 = norm(y / scale), norm(f / scale)
@@ -158,21 +165,26 @@ class QNDF(Stepper):
     # -- the implicit equations -----------------------------------------------------------------
 
     def _newton(self, t: float, c: float, predicted: Array, psi: Array, scale: Array) -> tuple[Array | None, bool, int]:
-        """Solve ``change = c f(t, predicted + change) - psi``."""
+        """Solve ``M change = c f(t, predicted + change) - M psi``."""
         operator = self._operator
         self._refresh(t, predicted)
 
         def push(v: Array) -> Array:
             return operator.push(t, predicted, v)
 
-        if self._reaction is None or self._failed or self._age % _REACTION_AGE == 0:
+        stale = self._reaction is None or self._failed or self._age % _REACTION_AGE == 0
+        if operator.mass is None and stale:
             self._reaction = np.nan_to_num(mean_reaction(operator.graph, push))
-        inverse = self._preconditioner.inverse(self._reaction, c)
+        if isinstance(self._preconditioner, Factorization):
+            inverse = self._preconditioner.inverse(c)
+        else:
+            assert self._reaction is not None
+            inverse = self._preconditioner.inverse(self._reaction, c)
         change = np.zeros_like(predicted)
         old = 0.0
         self._work = 0
         for count in range(_NEWTON):
-            right = c * operator.rhs(t, predicted + change) - psi - change
+            right = c * operator.rhs(t, predicted + change) - self._mass * (psi + change)
             if not np.isfinite(right).all():
                 return None, False, count + 1
             step, fine = self._krylov(push, inverse, c, right, scale)
@@ -195,7 +207,7 @@ class QNDF(Stepper):
             return
         self._age = 0
         if self._failed or self._work > max(8.0, 2 * self._usual):
-            self._preconditioner = Preconditioner(self._operator, t, y)
+            self._preconditioner = type(self._preconditioner)(self._operator, t, y)
             self._usual = 0.0
         else:
             self._usual = max(self._usual, float(self._work))
@@ -208,10 +220,16 @@ class QNDF(Stepper):
         right: Array,
         scale: Array,
     ) -> tuple[Array, bool]:
-        """Solve ``(I - c J) x = right``, to a fiftieth of the first correction."""
-        x, r = np.zeros_like(right), right.copy()
+        """Solve ``(M - c J) x = right``, to a fiftieth of the first correction.
+
+        Where fields have no time derivative a residual says little about the error, which is then taken
+        from what the preconditioner makes of the residual.
+        """
+        direct = self._preconditioner if isinstance(self._preconditioner, Factorization) else None
+        free = [] if direct is None else direct.free
+        x, r = np.zeros_like(right), balance(right.copy(), free)
         goal = 0.2 * self._tolerance
-        if norm(r / scale) <= goal:
+        if direct is None and norm(r / scale) <= goal:
             return r, True
         directions: list[Array] = []
         images: list[Array] = []
@@ -219,7 +237,9 @@ class QNDF(Stepper):
             z = inverse(r)
             if count == 0:
                 goal = max(goal, 0.02 * norm(z / scale))
-            w = z - c * push(z)
+            if direct is not None and norm(z / scale) <= (0.2 * self._tolerance if count == 0 else goal):
+                return x + z, True
+            w = balance(self._mass * z - c * push(z), free)
             self._work += 1
             for p, q in zip(directions, images, strict=True):
                 overlap = float(np.dot(q, w))
@@ -233,7 +253,7 @@ class QNDF(Stepper):
             along = float(np.dot(w, r))
             x += along * z
             r -= along * w
-            if norm(r / scale) <= goal:
+            if direct is None and norm(r / scale) <= goal:
                 return x, True
             directions.append(z)
             images.append(w)

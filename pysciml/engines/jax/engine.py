@@ -72,9 +72,11 @@ class JaxEngine(Engine):
         if (model.hash, algorithm) in _FITTING:
             return
         if model.kind not in self.kinds:
-            others = [e.name for e in registry().values() if model.kind in e.kinds]
+            others = [e.name for e in registry().values() if model.kind in e.kinds and _solves(e, model)]
             who = f"engine={' or engine='.join(map(repr, others))} does" if others else "no registered engine does"
             what = {"dae": "differential-algebraic", "dde": "delay differential", "jump": "stochastic jump"}[model.kind]
+            if model.fields:
+                what = "for fields without a time derivative: it has no differential-algebraic"
             raise UnsupportedError(
                 f"the jax engine does not solve {what} equations ({model.kind}); {who}",
                 engine=self.name,
@@ -262,3 +264,11 @@ def choose(model: Model, name: str | None) -> str:
 def describe(name: str) -> Algorithm:
     """The row of an algorithm."""
     return ALGORITHMS[name]
+
+
+def _solves(engine: Engine, model: Model) -> bool:
+    try:
+        engine.check(model, None)
+    except UnsupportedError:
+        return False
+    return True

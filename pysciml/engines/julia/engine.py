@@ -97,6 +97,12 @@ class JuliaEngine(Engine):
             raise self._unsupported(
                 f"the julia engine solves {', '.join(self.kinds)}, and {model.name!r} is {model.kind}", algorithm
             )
+        if model.fields and not model.differential.all():
+            raise self._unsupported(
+                f"a field of {model.name!r} has no time derivative, and for fields the julia engine solves no "
+                "algebraic equations; engine='native' does",
+                algorithm,
+            )
         check_written(model.graph.networks, self.name)
         known = OPERATIONS | (FIELD_OPERATIONS if model.fields else frozenset())
         missing = [describe(code).name for code in sorted(scalar_graph(model).used_ops() - known)]

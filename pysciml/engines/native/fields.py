@@ -39,6 +39,12 @@ def compiles(model: Model, algorithm: str | None, options: SolveOptions, *, back
 def check(engine: Engine, model: Model, algorithm: str | None) -> None:
     """Raise `UnsupportedError` for a method it does not have for fields."""
     engine.check_algorithm(algorithm)
+    if algorithm in ALGORITHMS and not model.differential.all():
+        raise UnsupportedError(
+            f"{algorithm} is explicit and cannot solve for fields without a time derivative: use QNDF",
+            engine=engine.name,
+            algorithm=algorithm,
+        )
     if algorithm is None or algorithm in _METHODS:
         return
     reason = line.compilable(model)
@@ -60,5 +66,5 @@ def solve(
     from pysciml.graph.fields import FieldGraph
 
     assert isinstance(model.graph, FieldGraph)
-    operator = interpreted(model.graph, p, tspan[1] > tspan[0])
+    operator = interpreted(model.graph, p, tspan[1] > tspan[0], model.differential)
     return step_from_host(operator, model.name, u0, tspan, algorithm, options)
