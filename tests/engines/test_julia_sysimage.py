@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +65,7 @@ class Julia:
         self.compiled_with: list[str] = []
         self.created = 0
         monkeypatch.setattr(sysimage.subprocess, "run", self.run)
+        monkeypatch.setattr(sysimage, "call", lambda command, variables: self.run(command, variables).returncode)
         monkeypatch.setattr(setup, "_find_julia", lambda folder, progress: (sys.executable, "1.10.8"))
         monkeypatch.setattr(setup, "_call", lambda command: 0)
         monkeypatch.setattr(sysimage.shutil, "which", lambda name: name)
@@ -256,3 +260,47 @@ def test_the_command_line_shows_the_image(home: Path, capsys: pytest.CaptureFixt
     (home / "environment" / "Manifest.toml").write_text("another")
     assert cli.main(["julia", "status"]) == 0
     assert "not used: run `pysciml julia setup --sysimage`" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for Julia is a shell script")
+def test_an_interrupt_ends_the_compilers_and_leaves_nothing(home: Path, tmp_path: Path) -> None:
+    """Julia is a script here, whose child goes on for a minute unless it is killed, and which is itself interrupted."""
+    compiling = tmp_path / "compiling"
+    script = tmp_path / "julia"
+    script.write_text(
+        "#!/bin/sh\n"
+        f"mkdir {home}/packages_1; touch $TMPDIR/depot\n"
+        f"sleep 60 &\necho $! > {compiling}.half; mv {compiling}.half {compiling}\nwait\n"
+    )
+    script.chmod(0o755)
+    image = Environment(str(script), str(home / "environment"), "")
+    (home / "packages_0").mkdir()
+
+    def interrupt() -> None:
+        while not compiling.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        sysimage._create(image, home / "compiler", home / "statements.jl", home / "image.so")
+    thread.join()
+    child = int(compiling.read_text())
+    for _ in range(500):
+        if not _runs(child):
+            break
+        time.sleep(0.01)
+    assert not _runs(child)
+    assert sorted(path.name for path in home.glob("packages_*")) == ["packages_0"]
+    assert not (home / "compiler" / "work").exists()
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process does anything: one that has ended may wait for its parent to ask."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat")
+        return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
+    except (ProcessLookupError, FileNotFoundError):
+        return False

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import signal
-import subprocess
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,6 +20,7 @@ from typing import Any, Final
 from pysciml.engines.julia import environment
 from pysciml.engines.julia import sysimage as images
 from pysciml.engines.julia.environment import MARKER, SETUP, Environment
+from pysciml.engines.julia.running import call
 from pysciml.errors import EngineUnavailableError
 from pysciml.files import writing
 
@@ -230,20 +228,8 @@ def _versions(project: Path) -> list[bytes]:
 
 
 def _call(command: list[str]) -> int:
-    """Run Julia in a session of its own, and end it with all the processes it compiles in when this one is interrupted.
-
-    setup.jl ends them when its standard input ends, that is, when this process has ended in whatever way.
-    """
-    variables = environment.variables() | {"PYSCIML_OWN_SESSION": "yes"}
-    with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, start_new_session=True) as process:
-        try:
-            return process.wait()
-        except BaseException:
-            if hasattr(os, "killpg"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
-            raise
+    """Run setup.jl, which ends all processes it compiles in when its standard input ends."""
+    return call(command, environment.variables() | {"PYSCIML_OWN_SESSION": "yes"})
 
 
 def _write_marker(path: Path, found: Environment) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from pysciml.engines.julia import environment
 from pysciml.engines.julia.environment import SETUP, Environment
+from pysciml.engines.julia.running import call
 from pysciml.errors import EngineUnavailableError
 from pysciml.files import writing
 
@@ -246,8 +247,18 @@ def _create(found: Environment, compiler: Path, statements: Path, path: Path) ->
     compiler.mkdir(exist_ok=True)
     script = environment.package_folder() / "sysimage.jl"
     command = [found.executable, "--startup-file=no", f"--project={compiler}", str(script)]
-    variables = environment.variables()
-    code = subprocess.run([*command, found.project, str(statements), str(path)], env=variables, check=False).returncode
+    beside, work = Path(found.project).parent, compiler / "work"
+    before = set(beside.glob("packages_*"))
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        code = call(
+            [*command, found.project, str(statements), str(path)],
+            environment.variables() | dict.fromkeys(("TMPDIR", "TMP", "TEMP"), str(work)),
+        )
+    finally:  # what a Julia that was killed did not take away
+        for left in (work, *set(beside.glob("packages_*")) - before):
+            shutil.rmtree(left, ignore_errors=True)
     if code != 0:
         raise EngineUnavailableError(
             f"the system image could not be made (exit code {code}, the message is above; too little memory or disk "
