@@ -426,17 +426,19 @@ function each_line(f::F, extent, strip::Strip) where {F}
 end
 
 """
-    fields_model(kind, fields, n_params, autonomous)
+    fields_model(kind, fields, n_params, autonomous[, differential])
 
-A model of fields: what of a model's graph other parts of this package ask for is whether it depends on time.
+A model of fields: what of a model's graph other parts of this package ask for is whether it depends on time. Where fields
+have no time derivative `differential` says of every cell whether it has one, and a solve starts from values that fulfil their
+equations.
 """
-function fields_model(kind, fields::Fields, n_params, autonomous)
+function fields_model(kind, fields::Fields, n_params, autonomous, differential = trues(n_states(fields)))
     n = n_states(fields)
     nodes = autonomous ? 0 : 1
     graph = Graph(fill(TIME, nodes), fill(-1, nodes, 3), zeros(nodes), fill(-1, nodes), n, n_params)
     return Model(
-        Symbol(kind), graph, collect(1:nodes), trues(n), fields, wrapped(fields), Event[], Jump[], false, nothing, nothing,
-        nothing, nothing, Dict{Any, Any}(), Model[],
+        Symbol(kind), graph, collect(1:nodes), BitVector(differential), fields, wrapped(fields), Event[], Jump[], false,
+        nothing, nothing, nothing, nothing, Dict{Any, Any}(), Model[],
     )
 end
 
@@ -497,7 +499,7 @@ function set_pattern!(model::Model, pattern::SparseMatrixCSC{Float64, Int})
 end
 
 function copy_fields(model::Model)
-    made = fields_model(model.kind, copy(model.rhs!), model.graph.n_params, autonomous(model))
+    made = fields_model(model.kind, copy(model.rhs!), model.graph.n_params, autonomous(model), model.differential)
     made.noise = model.noise === nothing ? nothing : copy(model.noise)
     pattern = get(model.functions, :pattern, nothing)
     pattern === nothing || set_pattern!(made, pattern)

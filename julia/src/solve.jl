@@ -102,8 +102,9 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     end
     # These methods have long steps, and what lies between them is interpolated by cubics, if not by lines; that of a split
     # method has the whole derivative at its ends, in which the implicit part magnifies every error. A line between two points
-    # of a random path is no part of the path: its variance is too small.
-    stops = (form !== :whole || model.kind === :sde) && times !== nothing ? (; tstops = times) : (;)
+    # of a random path is no part of the path: its variance is too small. What algebraic equations determine has no derivative
+    # to interpolate with: most methods have lines for it.
+    stops = (form !== :whole || model.kind === :sde || !interpolates(model, chosen.algorithm)) && times !== nothing ? (; tstops = times) : (;)
     if form === :semilinear
         wanted = for_size(wanted, chosen.algorithm, model)
         chosen = choice(wanted, model.kind)
@@ -114,6 +115,15 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     options = merge(tolerances, saving, history, steps, initial, stops)
     return Plan(wanted, chosen.algorithm, times, has_jacobian(model) && chosen.implicit, form, Int(max_steps), options)
 end
+
+"Methods that interpolate algebraic unknowns to their own order."
+const INTERPOLATING = (
+    :FBDF, :QNDF, :Rosenbrock23, :Rodas4, :Rodas42, :Rodas4P, :Rodas4P2, :Rodas5, :Rodas5P, :Rodas5Pe, :Rodas5Pr,
+    :CompositeAlgorithm, # the default choices are among these
+)
+
+"Whether what lies between two steps of a method is as good as what lies at their ends."
+interpolates(model::Model, algorithm) = all(model.differential) || nameof(typeof(algorithm)) in INTERPOLATING
 
 function prepare(model::Model, plan::Plan, u::Vec, p::Vec, t0::Float64, t1::Float64, seed::UInt64)
     begun = time_ns()

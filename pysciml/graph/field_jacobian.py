@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -236,9 +237,15 @@ def copy(graph: FieldGraph, builder: FieldBuilder) -> list[int]:
     return moved
 
 
+@lru_cache(maxsize=16)
+def jacobian_of(graph: FieldGraph, name: str = "rhs") -> FieldJacobian:
+    """The `FieldJacobian` of a graph, made once."""
+    return FieldJacobian(graph, name)
+
+
 def jacobian(graph: FieldGraph, u: Array, p: Array, t: float, name: str = "rhs") -> scipy.sparse.csr_array[Any]:
     """The Jacobian of a named output by the states: ``csr_array``, shape (n_outputs, n_states)."""
-    return FieldJacobian(graph, name)(u, p, t)
+    return jacobian_of(graph, name)(u, p, t)
 
 
 def sparsity(graph: FieldGraph, name: str = "rhs") -> tuple[Ints, Ints]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from pysciml.engines.fields.constrained import Open, balance, factorize, floating, project
 from pysciml.errors import ProblemError
-from pysciml.graph.field_jacobian import FieldJacobian
+from pysciml.graph.field_jacobian import jacobian
 from pysciml.graph.fields import FieldGraph
 from pysciml.pde.grid import Array
 
@@ -27,11 +26,6 @@ _ROUNDING: Final = 1e-13
 _LEFT: Final = 1e-9
 #: The same where a constant is open: the integral of a source that is zero is not quite so in cells.
 _OPEN: Final = 1e-2
-
-
-@lru_cache(maxsize=16)
-def _jacobian(graph: FieldGraph) -> FieldJacobian:
-    return FieldJacobian(graph)
 
 
 def consistent(system: DiscreteSystem, u0: Array, p: Array, t: float) -> Array:
@@ -59,7 +53,7 @@ def consistent(system: DiscreteSystem, u0: Array, p: Array, t: float) -> Array:
                 f"the equations of {names} are not finite at the initial values: give some for {names} where they are",
                 symbol=names,
             )
-        matrix: Any = _jacobian(graph)(u, p, t)
+        matrix: Any = jacobian(graph, u, p, t)
         free = floating(graph, matrix, differential)
         if np.all(np.abs(left) <= _ROUNDING * (abs(matrix) @ np.abs(u))):
             return u

@@ -11,7 +11,7 @@ import xarray as xr
 from pysciml._version import __version__
 from pysciml.engines.base import RawSolution
 from pysciml.errors import SolverError
-from pysciml.graph.field_jacobian import FieldJacobian
+from pysciml.graph.field_jacobian import jacobian_of
 from pysciml.pde.results import fields_dataset
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def steady(system: DiscreteSystem, p: Any, u0: Any, rtol: float) -> xr.Dataset:
     problem = _numbers(system, p, u0)
     graph = system.graph
     u, params = problem.u0.copy(), problem.p
-    jacobian = FieldJacobian(graph)
+    jacobian = jacobian_of(graph)
     residual = graph.evaluate("rhs", u, params, 0.0)
     iterations, converged = 0, False
     while iterations < _ITERATIONS and np.isfinite(residual).all():

@@ -228,11 +228,43 @@ def test_starts_without_a_solution_are_refused(constraint: Any, boundary: Any, m
 
 def test_engines_and_methods_that_cannot_say_so() -> None:
     discrete = line(SCREENED).discretize({X: 16})
-    with pytest.raises(ps.UnsupportedError, match="DP5 is explicit"):
-        ps.solve(discrete.problem((0, 1), {nu: 1.0}), "DP5", engine="native")
-    for name, message in (("julia", "no algebraic equations; engine='native' does"), ("jax", "engine='native' does")):
-        if name in base.registry():
-            with pytest.raises(ps.UnsupportedError, match=message):
-                base.registry()[name].check(discrete.model, None)
+    for algorithm in ("DP5", "SSPRK33", "TRBDF2", "Tsit5"):
+        with pytest.raises(ps.UnsupportedError, match=f"the native engine has QNDF, not {algorithm}"):
+            ps.solve(discrete.problem((0, 1), {nu: 1.0}), algorithm, engine="native")
+    if "jax" in base.registry():
+        with pytest.raises(ps.UnsupportedError, match="engine='native'"):
+            base.registry()["jax"].check(discrete.model, None)
     with pytest.raises(ps.UnsupportedError, match="v has no time derivative: gradients"):
         ps.gradient(discrete.problem((0, 1), {nu: 1.0}), lambda solution: solution)
+
+
+@pytest.mark.julia
+@pytest.mark.usefixtures("julia_engine")
+@pytest.mark.parametrize("algorithm", [None, "FBDF", "Rodas5P", "KenCarp4"])
+def test_julia_agrees(algorithm: str | None) -> None:
+    system = ps.PDESystem(
+        [ps.Eq(D(w), nu * ps.laplacian(w) + D(psi, X) - w * D(psi, Y)), ps.Eq(ps.laplacian(psi), psi**3 - w)],
+        domain={X: (0, 1), Y: (0, 1)},
+        boundary={X: ps.Dirichlet(lower=0, upper=sp.sin(t)), Y: ps.Neumann(0)},
+        initial={w: sp.sin(sp.pi * X) * sp.cos(sp.pi * Y)},
+    )
+    problem = system.discretize({X: 12, Y: 8}, order=4).problem((0, 0.5), {nu: 0.1})
+    how: dict[str, Any] = {"rtol": 1e-8, "atol": 1e-9, "saveat": [0, 0.25, 0.5]}
+    found = ps.solve(problem, algorithm, engine="julia", **how)
+    wanted = ps.solve(problem, engine="native", **how)
+    assert float(np.abs(wanted.psi).max()) > 0.1
+    for name in ("w", "psi"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=2e-6)
+
+
+@pytest.mark.julia
+@pytest.mark.usefixtures("julia_engine")
+def test_julia_refuses_explicit_methods_and_gpus_and_sweeps_the_others() -> None:
+    discrete = line(SCREENED).discretize({X: 16})
+    problem = discrete.problem((0, 0.1), {nu: 1.0})
+    for options in ({"alg": "Tsit5"}, {"alg": "ETDRK4", "dt": 1e-3}, {"device": "cuda"}):
+        with pytest.raises((ps.UnsupportedError, ps.EngineUnavailableError)):
+            ps.solve(problem, engine="julia", **options)
+    how: dict[str, Any] = {"over": {nu: [0.5, 2.0]}, "saveat": [0.1], "rtol": 1e-8, "atol": 1e-9}
+    found, wanted = (ps.solve_ensemble(problem, engine=name, **how) for name in ("julia", "native"))
+    np.testing.assert_allclose(found.v, wanted.v, atol=1e-7)

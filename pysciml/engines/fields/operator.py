@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pysciml.engines.base import Array
-from pysciml.graph.field_jacobian import FieldJacobian, tangent_graph
+from pysciml.graph.field_jacobian import jacobian_of, tangent_graph
 from pysciml.graph.fields import FieldGraph
 
 
@@ -58,11 +58,6 @@ def _tangent(graph: FieldGraph) -> FieldGraph:
     return tangent_graph(graph)
 
 
-@lru_cache(maxsize=32)
-def _jacobian(graph: FieldGraph) -> FieldJacobian:
-    return FieldJacobian(graph)
-
-
 def interpreted(
     graph: FieldGraph, p: Array, forward: bool, differential: npt.NDArray[np.bool_] | None = None
 ) -> Operator:
@@ -81,5 +76,5 @@ def interpreted(
 
     if differential is None or differential.all():
         return Operator(graph, rhs, push)
-    matrix = _jacobian(graph)
+    matrix = jacobian_of(graph)
     return Operator(graph, rhs, push, differential.astype(np.float64), lambda t, y: sign * matrix(y, p, sign * t))

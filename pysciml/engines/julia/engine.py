@@ -97,18 +97,12 @@ class JuliaEngine(Engine):
             raise self._unsupported(
                 f"the julia engine solves {', '.join(self.kinds)}, and {model.name!r} is {model.kind}", algorithm
             )
-        if model.fields and not model.differential.all():
-            raise self._unsupported(
-                f"a field of {model.name!r} has no time derivative, and for fields the julia engine solves no "
-                "algebraic equations; engine='native' does",
-                algorithm,
-            )
         check_written(model.graph.networks, self.name)
         known = OPERATIONS | (FIELD_OPERATIONS if model.fields else frozenset())
         missing = [describe(code).name for code in sorted(scalar_graph(model).used_ops() - known)]
         if missing:
             raise self._unsupported(f"the julia engine cannot evaluate {', '.join(missing)}", algorithm)
-        if not model.differential.all() and structurally_singular(model):
+        if not (model.differential.all() or model.fields) and structurally_singular(model):
             raise self._unsupported(
                 f"the algebraic equations of {model.name!r} do not determine its algebraic states: its index is higher "
                 "than 1, and the julia engine solves index 1 in this version; differentiate the constraint",
@@ -131,6 +125,11 @@ class JuliaEngine(Engine):
             raise UnsupportedError(
                 f"the julia engine has device={device!r} for partial differential equations (pysciml.solve) and for "
                 "ensembles of ordinary ones (pysciml.solve_ensemble); engine='jax' has it for others",
+                engine=self.name,
+            )
+        if device != "cpu" and not model.differential.all():
+            raise UnsupportedError(
+                f"{model.name!r} has fields without a time derivative, which are solved for on the CPU alone",
                 engine=self.name,
             )
         super().check_place(model, device, precision if device == "cpu" else "float64", ensemble=ensemble)

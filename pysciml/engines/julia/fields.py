@@ -35,7 +35,8 @@ def send_fields(model: Model) -> Any:
     module.load_kind(model.kind)
     fields = _send(graph, "rhs")
     depends_on_time = ops.TIME in graph.op[graph.reachable(graph.outputs["rhs"])]
-    handle = module.fields_model(model.kind, fields, graph.n_params, not depends_on_time)
+    algebraic = () if model.differential.all() else (integers(model.differential),)
+    handle = module.fields_model(model.kind, fields, graph.n_params, not depends_on_time, *algebraic)
     if model.noise_type is not None:
         module.set_fields_noise_b(
             handle,

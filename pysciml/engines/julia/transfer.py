@@ -192,7 +192,7 @@ def _form(model: Model, found: Compiled, algorithm: str) -> str:
     """How an algorithm takes the right-hand side; see `Compiled`."""
     if algorithm in PARTITIONED:
         return "halves"
-    if not algorithm or not (model.fields or has_parts(model)):
+    if not algorithm or not model.differential.all() or not (model.fields or has_parts(model)):
         return "whole"
     form = found.forms.get(algorithm)
     if form is None:

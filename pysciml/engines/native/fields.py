@@ -39,9 +39,10 @@ def compiles(model: Model, algorithm: str | None, options: SolveOptions, *, back
 def check(engine: Engine, model: Model, algorithm: str | None) -> None:
     """Raise `UnsupportedError` for a method it does not have for fields."""
     engine.check_algorithm(algorithm)
-    if algorithm in ALGORITHMS and not model.differential.all():
+    if not model.differential.all() and algorithm not in (None, "QNDF"):
         raise UnsupportedError(
-            f"{algorithm} is explicit and cannot solve for fields without a time derivative: use QNDF",
+            f"{model.name!r} has fields without a time derivative, and for these the native engine has QNDF, "
+            f"not {algorithm}",
             engine=engine.name,
             algorithm=algorithm,
         )
