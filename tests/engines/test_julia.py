@@ -419,3 +419,13 @@ def test_the_source_for_julia_computes_the_same_right_hand_side(tmp_path: Path) 
     expected = np.concatenate([system.graph.evaluate(name, u, p, 1.5) for name in ("rhs", "observed")])
     np.testing.assert_allclose([float(number) for number in numbers.split()], expected, rtol=1e-14)
     assert retcode == "Success"
+
+
+@pytest.mark.parametrize("algorithm", [None, "KenCarp4", "TRBDF2", "FBDF", "Rodas5P"])
+def test_algebraic_unknowns_are_as_good_between_steps(algorithm: str | None) -> None:
+    x, z = ps.variables("x z")
+    decay = ps.System([ps.Eq(ps.D(x), -x), ps.Eq(z, x**2)])
+    times = np.linspace(0, 2, 41)
+    solution = ps.solve(ps.Problem(decay, {x: 1}, (0, 2)), algorithm, engine="julia", rtol=1e-7, atol=1e-9, saveat=times)
+    np.testing.assert_allclose(solution.x, np.exp(-times), atol=1e-6)
+    np.testing.assert_allclose(solution.z, np.exp(-2 * times), atol=1e-6)
