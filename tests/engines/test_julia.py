@@ -426,6 +426,8 @@ def test_algebraic_unknowns_are_as_good_between_steps(algorithm: str | None) -> 
     x, z = ps.variables("x z")
     decay = ps.System([ps.Eq(ps.D(x), -x), ps.Eq(z, x**2)])
     times = np.linspace(0, 2, 41)
-    solution = ps.solve(ps.Problem(decay, {x: 1}, (0, 2)), algorithm, engine="julia", rtol=1e-7, atol=1e-9, saveat=times)
+    solution = ps.solve(
+        ps.Problem(decay, {x: 1}, (0, 2)), algorithm, engine="julia", rtol=1e-7, atol=1e-9, saveat=times
+    )
     np.testing.assert_allclose(solution.x, np.exp(-times), atol=1e-6)
     np.testing.assert_allclose(solution.z, np.exp(-2 * times), atol=1e-6)

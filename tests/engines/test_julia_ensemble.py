@@ -100,10 +100,22 @@ def test_blocks_decide_by_the_whole_ensemble(monkeypatch: pytest.MonkeyPatch, tm
     assert "vectors" not in ps.solve_ensemble(lotka(), "Tsit5", over={a: [1.0, 2.0]}, **options).attrs
 
 
-def test_an_interrupt_keeps_what_is_done() -> None:
+def test_an_interrupt_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, path_seeds = threading.Event(), on_threads.path_seeds
+
+    def seeds(seed: int, paths: np.ndarray) -> np.ndarray:
+        if paths[0] > 0:  # of the second portion: the first is done
+            done.set()
+        return path_seeds(seed, paths)
+
+    def interrupt() -> None:
+        done.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
     problem = lotka().remake(tspan=(0, 2000))
     ps.solve_ensemble(problem, "Tsit5", over={a: [1.0, 1.1]}, engine="julia")
-    threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    monkeypatch.setattr(on_threads, "path_seeds", seeds)
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt) as caught:
         ps.solve_ensemble(problem, "Tsit5", over={a: np.linspace(1, 2, 1_000_000)}, engine="julia", rtol=1e-10)
     assert 0 < (caught.value.partial.retcode == "Success").sum() < 1_000_000
