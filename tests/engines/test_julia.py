@@ -257,6 +257,7 @@ def long_problem() -> ps.Problem:
     return lorenz().remake(tspan=(0, 1e5))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_stops_a_solve_and_nothing_else() -> None:
     solve(lorenz(), "Tsit5")
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))

@@ -100,6 +100,7 @@ def test_blocks_decide_by_the_whole_ensemble(monkeypatch: pytest.MonkeyPatch, tm
     assert "vectors" not in ps.solve_ensemble(lotka(), "Tsit5", over={a: [1.0, 2.0]}, **options).attrs
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     done, path_seeds = threading.Event(), on_threads.path_seeds
 

@@ -263,6 +263,7 @@ def test_the_command_line_shows_the_image(home: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for Julia is a shell script")
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_compilers_and_leaves_nothing(home: Path, tmp_path: Path) -> None:
     """Julia is a script here, whose child goes on for a minute unless it is killed, and which is itself interrupted."""
     compiling = tmp_path / "compiling"
