@@ -237,7 +237,7 @@ def copy(graph: FieldGraph, builder: FieldBuilder) -> list[int]:
     return moved
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)  # the matrices of a fine grid are large
 def jacobian_of(graph: FieldGraph, name: str = "rhs") -> FieldJacobian:
     """The `FieldJacobian` of a graph, made once."""
     return FieldJacobian(graph, name)

@@ -127,7 +127,7 @@ class JuliaEngine(Engine):
                 "ensembles of ordinary ones (pysciml.solve_ensemble); engine='jax' has it for others",
                 engine=self.name,
             )
-        if device != "cpu" and not model.differential.all():
+        if device != "cpu" and model.fields and not model.differential.all():
             raise UnsupportedError(
                 f"{model.name!r} has fields without a time derivative, which are solved for on the CPU alone",
                 engine=self.name,
