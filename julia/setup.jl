@@ -6,6 +6,7 @@ using Pkg
 using FileWatching.Pidfile: mkpidlock, trymkpidlock
 
 include("packages.jl")
+include("ending.jl")
 
 # Once, by the last line.
 ENV["JULIA_PKG_PRECOMPILE_AUTO"] = "0"
@@ -28,12 +29,6 @@ function main(folder::AbstractString, pythoncall::AbstractString, more::Abstract
     Pkg.precompile()
     close(lock)
     return nothing
-end
-
-# The pipe ends when the Python that started this has ended, in whatever way: nobody waits for the rest. It started a
-# session of its own, whose processes are those that compile.
-if Sys.isunix() && get(ENV, "PYSCIML_OWN_SESSION", "") == "yes"
-    @async (read(stdin); ccall(:kill, Cint, (Cint, Cint), 0, 9))
 end
 
 # A file as standard error is written when it is full, or here.

@@ -9,6 +9,7 @@ using Pkg
 using TOML
 
 include("packages.jl")
+include("ending.jl")
 
 haskey(Pkg.project().dependencies, "PackageCompiler") || Pkg.add("PackageCompiler")
 

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 def call(command: Sequence[str], variables: Mapping[str, str]) -> int:
     """Run a command in a session of its own; its exit code.
 
-    Its standard input ends when this process has ended in whatever way. When this one is interrupted it is killed, and
-    with it the processes it compiles in.
+    Its standard input ends when this process has ended in whatever way, after which `ending.jl` ends it. When this
+    one is interrupted it is killed, and with it the processes it compiles in.
     """
-    with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, start_new_session=True) as process:
+    ours = {**variables, "PYSCIML_OWN_SESSION": "yes"}
+    with subprocess.Popen(command, env=ours, stdin=subprocess.PIPE, start_new_session=True) as process:
         try:
             return process.wait()
         except BaseException:
@@ -23,4 +24,5 @@ def call(command: Sequence[str], variables: Mapping[str, str]) -> int:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
             process.kill()
+            process.wait()
             raise

@@ -228,8 +228,7 @@ def _versions(project: Path) -> list[bytes]:
 
 
 def _call(command: list[str]) -> int:
-    """Run setup.jl, which ends all processes it compiles in when its standard input ends."""
-    return call(command, environment.variables() | {"PYSCIML_OWN_SESSION": "yes"})
+    return call(command, environment.variables())
 
 
 def _write_marker(path: Path, found: Environment) -> None:
