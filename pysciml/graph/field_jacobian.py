@@ -283,8 +283,23 @@ def colour(rows: Ints, cols: Ints, n: int) -> npt.NDArray[np.int32]:
     return colours
 
 
-def tangent_graph(graph: FieldGraph, name: str = "rhs") -> FieldGraph:
-    """The product of a Jacobian with a vector, as a graph.
+def near_nodes(graph: FieldGraph, name: str) -> npt.NDArray[np.bool_]:
+    """What stands between states and an output beside eliminated fields (`pysciml.graph.field_elimination`)."""
+    held = set(graph.outputs["far"].tolist()) if "far" in graph.outputs else set()
+    depends = graph.op == ao.FIELD
+    for node, row in enumerate(graph.args.tolist()):
+        if node not in held and any(depends[a] for a in row if a >= 0):
+            depends[node] = True
+    needed = np.zeros(len(graph), dtype=np.bool_)
+    needed[graph.outputs[name]] = True
+    for node in range(len(graph) - 1, -1, -1):
+        if needed[node] and node not in held:
+            needed[[a for a in graph.args[node].tolist() if a >= 0]] = True
+    return depends & needed
+
+
+def tangent_graph(graph: FieldGraph, name: str = "rhs", *, near: bool = False) -> FieldGraph:
+    """The product of a Jacobian with a vector, as a graph; ``near`` holds eliminated fields.
 
     Returns
     -------
@@ -295,7 +310,8 @@ def tangent_graph(graph: FieldGraph, name: str = "rhs") -> FieldGraph:
     count = len(graph.fields)
     builder = FieldBuilder([*graph.fields, *graph.fields], graph.n_params)
     moved = copy(graph, builder)
-    nodes = np.flatnonzero(graph.reachable(graph.outputs[name])).tolist()
+    needed = near_nodes(graph, name) if near else graph.reachable(graph.outputs[name])
+    nodes = np.flatnonzero(needed).tolist()
     tangent = {node: builder.field(count + int(graph.index[node])) for node in nodes if graph.op[node] == ao.FIELD}
     push_forward(graph, builder, moved, nodes, tangent)
     roots = graph.outputs[name].tolist()

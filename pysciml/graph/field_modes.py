@@ -15,7 +15,7 @@ import numpy as np
 from pysciml.graph import Graph, ops
 from pysciml.graph import array_ops as ao
 from pysciml.graph.field_builder import FieldBuilder
-from pysciml.graph.field_jacobian import copy
+from pysciml.graph.field_jacobian import copy, near_nodes
 from pysciml.graph.field_split import split
 from pysciml.graph.fields import FieldGraph
 from pysciml.graph.interpret import Array
@@ -45,7 +45,12 @@ def separate(graph: FieldGraph) -> FieldGraph | None:
         rests.append(rest)
     if all(line == builder.zero for line in lines):
         return None
-    return builder.build({"linear": lines, "rest": rests})
+    return builder.build({"linear": lines, "rest": rests, **_far(graph, moved)})
+
+
+def _far(graph: FieldGraph, moved: list[int]) -> dict[str, list[int]]:
+    """The output ``"far"`` of `pysciml.graph.field_elimination`, if there is one."""
+    return {"far": [moved[node] for node in graph.outputs["far"].tolist()]} if "far" in graph.outputs else {}
 
 
 def _linear(graph: Graph, field: int) -> list[bool]:
@@ -113,14 +118,14 @@ def diagonal(graph: FieldGraph) -> FieldGraph | None:
     Where coefficients depend on the place, or fields are coupled by their derivatives, something like that is left in
     the rest, and could be as stiff as what was taken out.
     """
-    if len(set(graph.fields)) > 1 or ao.APPLY in graph.used_ops(["rhs"]):
+    if len(set(graph.fields)) > 1 or ao.APPLY in graph.op[near_nodes(graph, "rhs")]:
         return None
     parts = separate(graph)
     if parts is None or answers(parts, np.sqrt(np.arange(2.0, graph.n_params + 2))) is None:
         return None
     builder = FieldBuilder(graph.fields, graph.n_params)
     moved = copy(parts, builder)
-    rest = builder.build({"rhs": [moved[node] for node in parts.outputs["rest"].tolist()]})
+    rest = builder.build({"rhs": [moved[node] for node in parts.outputs["rest"].tolist()], **_far(parts, moved)})
     rows, cols = split(rest).sparsity("implicit")
     cells = int(np.prod(graph.fields[0]))
     return parts if np.array_equal(rows % cells, cols % cells) else None

@@ -30,7 +30,7 @@ def sensitivity_graph(graph: FieldGraph, by_p: Sequence[int]) -> FieldGraph:
     -------
     FieldGraph
         Its fields are those of ``graph``, then their derivatives by each parameter; so are its
-        outputs ``"rhs"`` and ``"observed"``.
+        outputs.
     """
     weights = graph.n_params - sum(network.size for network in graph.networks)
     if any(k >= weights for k in by_p):
@@ -38,7 +38,7 @@ def sensitivity_graph(graph: FieldGraph, by_p: Sequence[int]) -> FieldGraph:
     count = len(graph.fields)
     builder = FieldBuilder(graph.fields * (1 + len(by_p)), graph.n_params)
     moved = copy(graph, builder)
-    roots = {name: graph.outputs[name].tolist() for name in ("rhs", "observed")}
+    roots = {name: graph.outputs[name].tolist() for name in ("rhs", "observed", "far") if name in graph.outputs}
     nodes = np.flatnonzero(graph.reachable(np.concatenate([graph.outputs[name] for name in roots]))).tolist()
     outputs = {name: [moved[root] for root in found] for name, found in roots.items()}
     for number, parameter in enumerate(by_p, start=1):

@@ -51,12 +51,15 @@ def split(graph: FieldGraph) -> FieldGraph:
 
 
 def _kinds(graph: FieldGraph) -> list[int]:
-    """What each node is: constant, changing in time alone, affine in the fields, or other."""
+    """What each node is: constant, changing in time alone, affine in the fields near, or other."""
     found: list[int] = []
-    for code, row in zip(graph.op.tolist(), graph.args.tolist(), strict=True):
+    far = set(graph.outputs["far"].tolist()) if "far" in graph.outputs else set()
+    for node, (code, row) in enumerate(zip(graph.op.tolist(), graph.args.tolist(), strict=True)):
         args = [found[a] for a in row if a >= 0]
         highest = max(args, default=_CONSTANT)
-        if code == ao.FIELD:
+        if node in far:
+            found.append(_OTHER)
+        elif code == ao.FIELD:
             found.append(_AFFINE)
         elif code == ops.TIME:
             found.append(_IN_TIME)

@@ -26,6 +26,13 @@ _ROUNDING: Final = 1e-13
 _LEFT: Final = 1e-9
 #: The same where a constant is open: the integral of a source that is zero is not quite so in cells.
 _OPEN: Final = 1e-2
+#: What may be left where equations are solved directly: more are singular for these parameters.
+_SOLVED: Final = 1e-6
+
+_NO_INTEGRAL: Final = (
+    "nothing fixes a constant (only Neumann or periodic conditions), and then what they are equal to has to have the "
+    "integral zero"
+)
 
 
 def consistent(system: DiscreteSystem, u0: Array, p: Array, t: float) -> Array:
@@ -77,14 +84,24 @@ def consistent(system: DiscreteSystem, u0: Array, p: Array, t: float) -> Array:
         return u
     raise ProblemError(
         f"the equations of {names} have no solution near the initial values: "
-        + (
-            "nothing fixes a constant (only Neumann or periodic conditions), and then what they are equal to has to "
-            "have the integral zero"
-            if free
-            else "give initial values near one, or check that they determine the fields"
-        ),
+        + (_NO_INTEGRAL if free else "give initial values near one, or check that they determine the fields"),
         symbol=names,
     )
+
+
+def check(system: DiscreteSystem, u0: Array, p: Array, t: float) -> None:
+    """Raise `ProblemError` where the equations of eliminated fields have no solution; it names the field."""
+    found = system.elimination
+    assert found is not None
+    gone = [(i, s.name) for i, s in enumerate(system.system.states) if s.function in system.system.constrained]
+    residuals, sources = (found.start.arrays(name, u0, p, t) for name in ("residual", "source"))
+    for (i, name), residual, source in zip(gone, residuals, sources, strict=True):
+        if not np.isfinite(source).all():
+            raise ProblemError(f"the equation of {name} is not finite at the initial values", symbol=name)
+        limit = _OPEN if i in found.floating else _SOLVED
+        if not np.linalg.norm(residual) <= limit * np.linalg.norm(source):
+            why = _NO_INTEGRAL if i in found.floating else "for these parameters it is singular"
+            raise ProblemError(f"the equation of {name} has no solution at the start: {why}", symbol=name)
 
 
 def _source(graph: FieldGraph, unknown: Any, u: Array, p: Array, t: float) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,12 +14,13 @@ import numpy as np
 import sympy as sp
 
 from pysciml.errors import ModelError, ProblemError, UnsupportedError
-from pysciml.graph import ops
+from pysciml.graph import field_elimination, ops
 from pysciml.graph.field_builder import FieldBuilder
+from pysciml.graph.field_elimination import Elimination
 from pysciml.graph.fields import FieldGraph
 from pysciml.graph.model import FieldLayout, Kind, Model
 from pysciml.hints import named_options
-from pysciml.pde.constraints import consistent
+from pysciml.pde.constraints import check, consistent
 from pysciml.pde.grid import Array, Axis
 from pysciml.pde.lowering import Lowering
 from pysciml.pde.noise import Noise
@@ -52,7 +55,13 @@ class DiscreteSystem(WithNetworks):
     """
 
     def __init__(
-        self, system: PDESystem, axes: Iterable[Axis], order: int, scheme: str, positive: Iterable[Any] = ()
+        self,
+        system: PDESystem,
+        axes: Iterable[Axis],
+        order: int,
+        scheme: str,
+        positive: Iterable[Any] = (),
+        eliminate: bool = True,
     ) -> None:
         self.system = system
         self.axes = tuple(axes)
@@ -73,22 +82,62 @@ class DiscreteSystem(WithNetworks):
         noise = Noise(low) if system.noise else None
         if noise is not None:
             outputs["diffusion"] = noise.nodes
-        graph = low.b.build(outputs)
         dims = tuple(axis.name for axis in self.axes)
-        self.model = Model(
-            graph=graph,
+        #: With all fields among the unknowns.
+        self._whole = Model(
+            graph=low.b.build(outputs),
             kind="sde" if noise is not None else "dae" if system.constrained else "ode",
             name=system.name,
             states=tuple(s.name for s in system.states),
             parameters=tuple(p.name for p in system.parameters),
             observed=tuple(names),
             differential=np.repeat(
-                [s.function not in system.constrained for s in system.states], graph.n_states // len(system.states)
+                [s.function not in system.constrained for s in system.states], int(np.prod(low.shape))
             ),
             fields=tuple(FieldLayout(s.name, dims, low.shape) for s in system.states),
             **({} if noise is None else noise.entries),
         )
+        self.model, self.states = self._whole, system.states
         self._weights = system._weights
+        #: How fields without a time derivative were solved for, if they were.
+        self.elimination: Elimination | None = None
+        if system.constrained and eliminate:
+            given = [low(system.initial.get((f, 0), sp.Integer(0))) for f in system.constrained]
+            self._eliminate(low.b.build({**outputs, "initial": given}), {})
+        if noise is not None and system.constrained and self.elimination is None:
+            raise UnsupportedError(
+                f"{system.constrained[0].func.__name__} has no time derivative and {system.noise[0]} is noise: both "
+                "are solved where its equation is linear with constant coefficients (and eliminate=True)"
+            )
+
+    def _eliminate(self, graph: FieldGraph, means: Mapping[int, float]) -> None:
+        """Solve the equations without time derivatives within the right-hand side, if that is direct."""
+        gone = self.system.constrained
+        numbers = [i for i, s in enumerate(self.system.states) if s.function in gone]
+        found = field_elimination.eliminate(graph, numbers, means)
+        if found is None:
+            return
+        self.elimination, self._to_eliminate = found, graph
+        kept = [i for i, s in enumerate(self.system.states) if s.function not in gone]
+        self.states = tuple(self.system.states[i] for i in kept)
+        whole = self._whole
+        self.model = replace(
+            whole,
+            graph=found.graph,
+            kind="ode" if whole.kind == "dae" else whole.kind,
+            states=tuple(s.name for s in self.states),
+            observed=(*(f.func.__name__ for f in gone), *whole.observed),
+            differential=whole.differential[whole.differential],
+            fields=tuple(whole.fields[i] for i in kept),
+            diffusion_rows=(np.cumsum(whole.differential) - 1)[whole.diffusion_rows].astype(np.int32),
+        )
+
+    def with_means(self, means: Mapping[int, float]) -> DiscreteSystem:
+        """The same with other means of eliminated fields of which a constant is open; by their numbers in `system`."""
+        new = copy(self)
+        new.__dict__.pop("start", None)
+        new._eliminate(self._to_eliminate, means)
+        return new
 
     def _rate(self, low: Lowering, i: int) -> int:
         info = self.system.states[i]
@@ -132,7 +181,7 @@ class DiscreteSystem(WithNetworks):
         """The number of a field given as function, as derivative or by name; None if it is none."""
         if isinstance(key, sp.Derivative):
             key = key.expr, len(key.variables)
-        for i, info in enumerate(self.system.states):
+        for i, info in enumerate(self.states):
             if key in (info.name, (info.function, info.order)) or (key == info.function and not info.order):
                 return i
         return None
@@ -151,7 +200,7 @@ class DiscreteSystem(WithNetworks):
         low = Lowering(self.system, self.axes, self.order, self.scheme)
         nodes: list[int] = []
         where: list[int] = []
-        for i, info in enumerate(self.system.states):
+        for i, info in enumerate(self.states):
             expr = self.system.initial.get((info.function, info.order))
             if expr is None and info.order:
                 expr = sp.Integer(0)
@@ -163,7 +212,7 @@ class DiscreteSystem(WithNetworks):
     def initial(self, p: Array) -> list[Array | None]:
         """The initial values of all fields on the grid, by the system's expressions; None where there are none."""
         graph, where = self.start
-        found: list[Array | None] = [None] * len(self.system.states)
+        found: list[Array | None] = [None] * len(self.states)
         shape = tuple(axis.n for axis in self.axes)
         for i, value in zip(where, graph.arrays("values", np.zeros(graph.n_states), p, 0.0), strict=True):
             found[i] = np.ascontiguousarray(np.broadcast_to(value, shape))
@@ -271,11 +320,11 @@ class FieldProblem(Problem):
         self.tspan = _read_tspan(tspan)
         self.p = self._read_parameters(p)
         found = system.initial(self.p)
-        given = {} if u0 is None else self._read_fields(u0)
+        given = self._read_fields(u0)
         arrays: list[Array] = []
         for i, (layout, value) in enumerate(zip(model.fields, found, strict=True)):
             chosen = given.get(i, value)
-            if chosen is None and system.system.states[i].function in system.system.constrained:
+            if chosen is None and system.states[i].function in system.system.constrained:
                 chosen = np.zeros(layout.shape)
             if chosen is None:
                 raise ProblemError(f"neither initial= nor u0 has a value for {layout.name}", symbol=layout.name)
@@ -292,14 +341,41 @@ class FieldProblem(Problem):
         self._warn_incompatible(arrays)
 
     def _set(self, u0: Array) -> None:
-        self.u0 = consistent(self.system, u0, self.p, self.tspan[0]) if self.system.system.constrained else u0
+        self.u0 = u0
+        if self.system.elimination is not None:
+            check(self.system, u0, self.p, self.tspan[0])
+        elif self.system.system.constrained:
+            self.u0 = consistent(self.system, u0, self.p, self.tspan[0])
         self._freeze()
 
     def _read_fields(self, given: Any) -> dict[int, Array]:
-        import xarray as xr
-
+        """The fields among the unknowns; of others the mean is used, where a constant is open."""
+        if given is None:
+            return {}
         if not isinstance(given, Mapping):
             raise ProblemError(f"u0 maps fields to numbers or arrays, not {given!r}", symbol="u0")
+        found = self.system.elimination
+        if found is not None:
+            system: PDESystem = self.system.system
+            names = {key: f for f in system.constrained for key in (f, f.func.__name__)}
+            numbers = {s.function: i for i, s in enumerate(system.states)}
+            layout = self.system.model.fields[0]
+            means: dict[int, float] = {}
+            rest: dict[Any, Any] = {}
+            for key, value in given.items():
+                f = names.get(key)
+                if f is None:
+                    rest[key] = value
+                    continue
+                array = self._on_grid(value, replace(layout, name=f.func.__name__))
+                if numbers[f] in found.floating:
+                    means[numbers[f]] = float(array.mean())
+            if means:
+                self.system = self.system.with_means(means)
+            given = rest
+        return self._read_unknown(given)
+
+    def _read_unknown(self, given: Mapping[Any, Any]) -> dict[int, Array]:
         result: dict[int, Array] = {}
         for key, value in given.items():
             try:
@@ -309,25 +385,30 @@ class FieldProblem(Problem):
             names = self.system.model.states
             if i is None:
                 raise ProblemError(f"u0 has a value for {key}, which is no field ({', '.join(names)})", symbol=str(key))
-            layout = self.system.model.fields[i]
-            if isinstance(value, xr.DataArray):
-                if set(value.dims) - set(layout.dims):
-                    raise ProblemError(
-                        f"u0 of {layout.name} has the dimensions {value.dims}, and the grid {layout.dims}",
-                        symbol=layout.name,
-                    )
-                value = value.transpose(*[d for d in layout.dims if d in value.dims])
-                value = value.values.reshape([value.sizes.get(d, 1) for d in layout.dims])
-            try:
-                array = np.asarray(value, dtype=np.float64)
-                array = np.ascontiguousarray(np.broadcast_to(array, layout.shape))
-            except (TypeError, ValueError) as error:
-                raise ProblemError(
-                    f"u0 of {layout.name} has the shape {np.shape(value)}, and the grid is {layout.shape}",
-                    symbol=layout.name,
-                ) from error
-            result[i] = array
+            result[i] = self._on_grid(value, self.system.model.fields[i])
         return result
+
+    @staticmethod
+    def _on_grid(value: Any, layout: FieldLayout) -> Array:
+        """What is given for a field, on the grid."""
+        import xarray as xr
+
+        if isinstance(value, xr.DataArray):
+            if set(value.dims) - set(layout.dims):
+                raise ProblemError(
+                    f"u0 of {layout.name} has the dimensions {value.dims}, and the grid {layout.dims}",
+                    symbol=layout.name,
+                )
+            value = value.transpose(*[d for d in layout.dims if d in value.dims])
+            value = value.values.reshape([value.sizes.get(d, 1) for d in layout.dims])
+        try:
+            array = np.asarray(value, dtype=np.float64)
+            return np.ascontiguousarray(np.broadcast_to(array, layout.shape))
+        except (TypeError, ValueError) as error:
+            raise ProblemError(
+                f"u0 of {layout.name} has the shape {np.shape(value)}, and the grid is {layout.shape}",
+                symbol=layout.name,
+            ) from error
 
     def remake(
         self,
@@ -343,7 +424,7 @@ class FieldProblem(Problem):
         new.system = self.system
         new.tspan = self.tspan if tspan is None else _read_tspan(tspan)
         new.p = self.p if p is None else self._fill_parameters(self.p.copy(), p)
-        given = {} if u0 is None else self._read_fields(u0)
+        given = new._read_fields(u0)
         arrays = [a.copy() for a in self.system.graph.split(self.u0)]
         if p is not None and self.following:
             found = self.system.initial(new.p)
@@ -389,7 +470,7 @@ class FieldProblem(Problem):
     def _warn_incompatible(self, arrays: list[Array]) -> None:
         """Say where initial values break a Dirichlet condition or do not close around a period."""
         system: PDESystem = self.system.system
-        for i, (info, array) in enumerate(zip(system.states, arrays, strict=True)):
+        for i, (info, array) in enumerate(zip(self.system.states, arrays, strict=True)):
             expr = system.initial.get((info.function, info.order))
             solved = info.function in system.constrained
             if expr is None or i in self.initial_given or info.order or solved:
@@ -439,7 +520,9 @@ class FieldProblem(Problem):
         return "\n".join(lines)
 
 
-def discretize(system: PDESystem, points: Any, order: Any, scheme: Any, positive: Any = ()) -> DiscreteSystem:
+def discretize(
+    system: PDESystem, points: Any, order: Any, scheme: Any, positive: Any = (), eliminate: bool = True
+) -> DiscreteSystem:
     """See `PDESystem.discretize`."""
     if scheme not in SCHEMES:
         raise ProblemError(f"scheme is one of {', '.join(SCHEMES)}, not {scheme!r}", symbol="scheme")
@@ -461,7 +544,7 @@ def discretize(system: PDESystem, points: Any, order: Any, scheme: Any, positive
     total = float(np.prod([float(axis.n) for axis in axes]))
     if total > _MOST_CELLS:
         raise ProblemError(f"points asks for {total:.3g} cells", symbol="points")
-    return DiscreteSystem(system, axes, order, scheme, _read_positive(system, positive, scheme))
+    return DiscreteSystem(system, axes, order, scheme, _read_positive(system, positive, scheme), eliminate)
 
 
 def _read_positive(system: PDESystem, given: Any, scheme: str) -> tuple[Any, ...]:

@@ -54,6 +54,8 @@ def save(
             "scheme": grid.scheme,
             "positive": [f.func.__name__ for f in grid.positive],
         }
+        if system.constrained and grid.elimination is None:
+            document["grid"]["eliminate"] = False
     if system.networks:
         document["networks"] = network_entries(system.networks, system._weights, {} if weights is None else weights)
     elif weights:
@@ -166,4 +168,5 @@ def _grid(system: PDESystem, document: _Checked) -> DiscreteSystem:
         raise ModelError("grid.cells has not one entry for each coordinate")
     order, scheme = document.get("order", int), document.get("scheme", str)
     points = dict(zip(system.coordinates, cells, strict=True))
-    return system.discretize(points, order, scheme, positive=document.names("positive"))
+    eliminate = document.get("eliminate", bool) if document.has("eliminate") else True
+    return system.discretize(points, order, scheme, positive=document.names("positive"), eliminate=eliminate)

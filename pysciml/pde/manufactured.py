@@ -54,6 +54,7 @@ class Manufactured:
         p: Mapping[Any, Any] | None = None,
         engine: str | None = None,
         rtol: float = _RTOL,
+        eliminate: bool = True,
     ) -> xr.Dataset:
         """Solve on finer and finer grids and compare with the chosen solution.
 
@@ -68,9 +69,11 @@ class Manufactured:
         p : mapping, optional
         engine : str, optional
             Solves in time; by default the reference interpreter with SciPy's Radau method, and where a field
-            has no time derivative the engine that ``"auto"`` takes.
+            has no time derivative the native engine.
         rtol : float
             Of the solution in time, which should be negligible.
+        eliminate : bool
+            As for `PDESystem.discretize`.
 
         Returns
         -------
@@ -91,7 +94,7 @@ class Manufactured:
         errors: list[float] = []
         cells: list[int] = []
         for grid in given:
-            discrete = self.system.discretize(grid, order=order, scheme=scheme)
+            discrete = self.system.discretize(grid, order=order, scheme=scheme, eliminate=eliminate)
             found, exact = self._solve(discrete, tspan, p, engine, rtol)
             errors.append(float(np.linalg.norm(found - exact) / (np.linalg.norm(exact) or 1.0)))
             cells.append(discrete.axes[0].n)
@@ -119,7 +122,7 @@ class Manufactured:
             return _reference(discrete, problem, rtol), exact
         from pysciml.solve import solve
 
-        solution = solve(problem, engine=engine or "auto", rtol=rtol, atol=rtol, saveat=[tspan[1]])
+        solution = solve(problem, engine=engine or "native", rtol=rtol, atol=rtol, saveat=[tspan[1]])
         return np.concatenate([solution[name].values[-1].ravel() for name in names]), exact
 
     def _values(self, discrete: DiscreteSystem, p: Any, t: float) -> Array:

@@ -118,7 +118,7 @@ class FieldSensitivity:
         system = self._system
         symbol = system.parameters[parameter]
         arrays: list[Array] = []
-        for i, (info, layout) in enumerate(zip(system.system.states, system.model.fields, strict=True)):
+        for i, (info, layout) in enumerate(zip(system.states, system.model.fields, strict=True)):
             expr = system.system.initial.get((info.function, info.order))
             if expr is None or i in problem.initial_given or symbol not in expr.free_symbols:
                 arrays.append(np.zeros(layout.shape))

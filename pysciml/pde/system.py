@@ -130,11 +130,13 @@ class PDESystem:
         self._check_orders(rates)
         rates, self.noise, self.diffusion = read_noise(self, rates)
         self.constrained: tuple[Any, ...] = tuple(f for f, (order, _) in rates.items() if not (order or self.steady))
-        if self.constrained and self.noise:
-            raise UnsupportedError(
-                f"{self.constrained[0].func.__name__} has no time derivative and {self.noise[0]} is noise: equations "
-                "with both are not solved"
-            )
+        for f, motion in self.diffusion:
+            if f in self.constrained:
+                raise ModelError(
+                    f"the equation of {f.func.__name__} has no time derivative, and noise ({motion}) drives equations "
+                    "that have one",
+                    symbol=motion.name,
+                )
         self.orders: dict[Any, int] = {f: order for f, (order, _) in rates.items()}
         self.rates: dict[Any, sp.Expr] = {f: rate for f, (_, rate) in rates.items()}
         self.states: tuple[FieldInfo, ...] = tuple(
@@ -376,6 +378,7 @@ class PDESystem:
         scheme: str = "central",
         *,
         positive: Iterable[Any] = (),
+        eliminate: bool = True,
     ) -> DiscreteSystem:
         """Put the equations on a grid: the method of lines.
 
@@ -398,6 +401,12 @@ class PDESystem:
             nothing where the solution is smooth and away from zero. It is kept so by ``SSPRK33`` with
             ``dt * sum(speed/width) <= 1/12``, the sum over the coordinates; by other methods and longer
             steps as a rule. What is no flux, such as a sink, is not limited.
+        eliminate : bool
+            Solve for fields without a time derivative within the right-hand side, where their equations
+            are linear with constant coefficients (Poisson and Helmholtz equations, chemical potentials):
+            directly, by the eigenvectors along each axis (Lynch, Rice & Thomas 1964). They are observed
+            quantities then, and the rest are ordinary differential equations, for every engine.
+            Equations that are not of that kind, and with False all, stay algebraic (``kind == "dae"``).
 
         Returns
         -------
@@ -418,7 +427,7 @@ class PDESystem:
         """
         from pysciml.pde.discrete import discretize
 
-        return discretize(self, points, order, scheme, positive)
+        return discretize(self, points, order, scheme, positive, eliminate)
 
     def save(self, path: str | Path, weights: Mapping[Any, npt.ArrayLike] | None = None) -> None:
         """Write the equations, domain, conditions and names as JSON: data and never code.

@@ -30,6 +30,8 @@ class Operator:
         Zero for the cells of fields without a time derivative, else one.
     jacobian : callable, optional
         ``jacobian(t, y)``, a sparse matrix; with ``mass``.
+    near : callable, optional
+        As ``push``, fields that were eliminated held: what is left couples cells that are near each other.
     """
 
     graph: FieldGraph
@@ -37,6 +39,7 @@ class Operator:
     push: Callable[[float, Array, Array], Array]
     mass: Array | None = None
     jacobian: Callable[[float, Array], Any] | None = None
+    near: Callable[[float, Array, Array], Array] | None = None
     evaluations: int = 0
 
     def __post_init__(self) -> None:
@@ -54,19 +57,12 @@ class Operator:
 
 
 @lru_cache(maxsize=32)
-def _tangent(graph: FieldGraph) -> FieldGraph:
-    return tangent_graph(graph)
+def _tangent(graph: FieldGraph, near: bool = False) -> FieldGraph:
+    return tangent_graph(graph, near=near)
 
 
-def interpreted(
-    graph: FieldGraph, p: Array, forward: bool, differential: npt.NDArray[np.bool_] | None = None
-) -> Operator:
-    """The operator evaluated node by node in NumPy: nothing to compile."""
-    tangent = _tangent(graph)
-    sign = 1.0 if forward else -1.0
-
-    def rhs(t: float, y: Array) -> Array:
-        return sign * graph.evaluate("rhs", y, p, sign * t)
+def _product(graph: FieldGraph, p: Array, sign: float, near: bool = False) -> Callable[[float, Array, Array], Array]:
+    tangent = _tangent(graph, near)
 
     def push(t: float, y: Array, v: Array) -> Array:
         with np.errstate(all="ignore"):
@@ -74,7 +70,25 @@ def interpreted(
         parts = [np.broadcast_to(a, s).ravel() for a, s in zip(found, graph.fields, strict=True)]
         return sign * np.concatenate(parts)
 
+    return push
+
+
+def near_product(graph: FieldGraph, p: Array, forward: bool) -> Callable[[float, Array, Array], Array] | None:
+    """`Operator.near`; None where no field was eliminated."""
+    return _product(graph, p, 1.0 if forward else -1.0, near=True) if "far" in graph.outputs else None
+
+
+def interpreted(
+    graph: FieldGraph, p: Array, forward: bool, differential: npt.NDArray[np.bool_] | None = None
+) -> Operator:
+    """The operator evaluated node by node in NumPy: nothing to compile."""
+    sign = 1.0 if forward else -1.0
+    push = _product(graph, p, sign)
+
+    def rhs(t: float, y: Array) -> Array:
+        return sign * graph.evaluate("rhs", y, p, sign * t)
+
     if differential is None or differential.all():
-        return Operator(graph, rhs, push)
+        return Operator(graph, rhs, push, near=near_product(graph, p, forward))
     matrix = jacobian_of(graph)
     return Operator(graph, rhs, push, differential.astype(np.float64), lambda t, y: sign * matrix(y, p, sign * t))

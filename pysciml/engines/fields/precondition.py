@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pysciml.engines.base import Array
 from pysciml.engines.fields.operator import Operator
 from pysciml.graph import array_ops as ao
+from pysciml.graph.field_jacobian import near_nodes
 from pysciml.graph.field_program import apply_matrix
 from pysciml.graph.fields import FieldGraph
 
@@ -58,7 +59,8 @@ class Preconditioner:
 
     def __init__(self, operator: Operator, t: float, y: Array) -> None:
         self._graph = operator.graph
-        push = lambda v: finite(operator.push(t, y, v))  # noqa: E731
+        near = operator.near or operator.push  # what was eliminated is smooth, or in the mean reaction
+        push = lambda v: finite(near(t, y, v))  # noqa: E731
         reaction = mean_reaction(self._graph, push)
         every = [
             [_matrix(self._graph, push, f, axis, reaction[f, f]) for axis in range(len(shape))]
@@ -140,7 +142,7 @@ def _mean(image: Array, axis: int | None) -> Array:
 
 def _groups(graph: FieldGraph, n: int) -> npt.NDArray[np.int64]:
     """Which probe each column of an axis is in: columns far enough apart share one."""
-    codes = graph.used_ops(["rhs"])
+    codes = set(graph.op[near_nodes(graph, "rhs")].tolist())
     if ao.APPLY in codes or ao.FOURIER in codes or n <= 3 * _REACH:
         return np.arange(n)
     stride = 2 * _REACH + 1

@@ -18,7 +18,7 @@ from pysciml.engines.julia.exponential import check_exponential, is_exponential
 from pysciml.engines.julia.fields import OPERATIONS as FIELD_OPERATIONS
 from pysciml.engines.julia.halves import PARTITIONED, halves
 from pysciml.engines.julia.jumps import check_rates, is_pure
-from pysciml.engines.julia.transfer import address, compiled, floats, has_parts, scalar_graph, tolerances
+from pysciml.engines.julia.transfer import address, compiled, default, floats, has_parts, scalar_graph, tolerances
 from pysciml.engines.manifold import batch_on_manifold, solve_on_manifold
 from pysciml.engines.native.initial import structurally_singular
 from pysciml.engines.steps import whole_steps
@@ -199,7 +199,7 @@ class JuliaEngine(Engine):
         """See `Engine.solve`."""
         if model.constraints:
             return solve_on_manifold(self.solve, model, u0, p, tspan, algorithm, options)
-        name = algorithm or ""
+        name = algorithm or default(model)
         on_grid = whole_steps(name, tspan, options)[1] if name.partition("(")[0] in SEMILINEAR else None
         calls, place = bridge.calls(), options.device
         ready, compile_seconds = self._translated(lambda: compiled(model, name, place), algorithm)

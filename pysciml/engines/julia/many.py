@@ -19,7 +19,7 @@ from pysciml.engines.batch import Batch, BatchOptions, BatchReport
 from pysciml.engines.julia import bridge
 from pysciml.engines.julia.algorithms import SEMILINEAR
 from pysciml.engines.julia.together import solve_together
-from pysciml.engines.julia.transfer import Compiled, address, compiled, floats, tolerances
+from pysciml.engines.julia.transfer import Compiled, address, compiled, default, floats, tolerances
 from pysciml.engines.steps import whole_steps
 from pysciml.errors import UnsupportedError
 from pysciml.graph import Model
@@ -51,7 +51,7 @@ def path_seeds(seed: int, paths: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint6
 def solve_many(model: Model, algorithm: str | None, batch: Batch, options: BatchOptions, call: Any) -> BatchReport:
     """See `pysciml.engines.batch.BatchEngine`; ``call`` runs a function and translates Julia's errors."""
     module = bridge.julia()
-    name, solving = algorithm or "", options.solve
+    name, solving = algorithm or default(model), options.solve
     if name.partition("(")[0] in SEMILINEAR:
         whole_steps(name, batch.tspan, solving)
     ready, compile_seconds = call(lambda: compiled(model, name, solving.device))

@@ -25,11 +25,14 @@ from pysciml.engines.julia.fields import (
 from pysciml.engines.julia.halves import PARTITIONED, halves
 from pysciml.engines.julia.jumps import is_pure, with_intensity
 from pysciml.engines.julia.tapes import address, floats
+from pysciml.errors import UnsupportedError
 from pysciml.graph import Graph, Model
 from pysciml.graph.networks import expand
 
 #: This many models stay compiled, the least recently used go first.
 CACHE_SIZE: Final = 64
+#: More entries a full Jacobian does not have.
+_MOST_ENTRIES: Final = 2**22
 
 
 def tolerances(model: Model, options: SolveOptions) -> npt.NDArray[np.float64] | None:
@@ -175,7 +178,26 @@ def _wants_jacobian(model: Model, found: Compiled, algorithm: str) -> bool:
     return wants
 
 
+def fills_jacobian(model: Model) -> bool:
+    """Whether fields that were eliminated make a large Jacobian full, which is then none for implicit methods."""
+    return model.kind == "ode" and "far" in model.graph.outputs and model.graph.n_states**2 > _MOST_ENTRIES
+
+
+def default(model: Model) -> str:
+    """The algorithm where none is named; empty for DifferentialEquations.jl's own choice, which may want a Jacobian."""
+    if not fills_jacobian(model):
+        return ""
+    return "KenCarp4" if has_parts(model) else "Tsit5"
+
+
 def _send_jacobian(model: Model, found: Compiled) -> None:
+    if fills_jacobian(model):
+        raise UnsupportedError(
+            f"the Jacobian of {model.name!r} is full, with {model.graph.n_states**2:.1g} entries, since fields "
+            "without a time derivative were eliminated: take an explicit method (Tsit5), one that takes the linear part alone "
+            "implicitly (KenCarp4), or discretize(..., eliminate=False)",
+            engine="julia",
+        )
     if model.fields:
         rows, cols = model.graph.sparsity("rhs")
         julia().set_fields_jacobian_b(found.handle, integers(rows), integers(cols))

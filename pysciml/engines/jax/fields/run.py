@@ -19,7 +19,7 @@ import numpy as np
 from pysciml.engines.base import Array, RawSolution, SolveOptions
 from pysciml.engines.fields.choice import is_stiff
 from pysciml.engines.fields.choice import solve as step_from_host
-from pysciml.engines.fields.operator import Operator
+from pysciml.engines.fields.operator import Operator, near_product
 from pysciml.engines.fields.precondition import Preconditioner
 from pysciml.engines.jax.compiling import double_precision
 from pysciml.engines.jax.fields.lower import lower_fields
@@ -75,6 +75,7 @@ def compiled_operator(model: Model, p: Array, forward: bool) -> tuple[Operator, 
                 graph,
                 lambda t, y: np.asarray(rhs(t, y, params)),
                 lambda t, y, v: np.asarray(push(t, y, v, params)),
+                near=near_product(graph, p, forward=True),
             ),
             seconds,
         )
@@ -83,6 +84,7 @@ def compiled_operator(model: Model, p: Array, forward: bool) -> tuple[Operator, 
             graph,
             lambda t, y: -np.asarray(rhs(-t, y, params)),
             lambda t, y, v: -np.asarray(push(-t, y, v, params)),
+            near=near_product(graph, p, forward=False),
         ),
         seconds,
     )
