@@ -193,8 +193,8 @@ def default(model: Model) -> str:
 def _send_jacobian(model: Model, found: Compiled) -> None:
     if fills_jacobian(model):
         raise UnsupportedError(
-            f"the Jacobian of {model.name!r} is full, with {model.graph.n_states**2:.1g} entries, since fields "
-            "without a time derivative were eliminated: take an explicit method (Tsit5), one that takes the linear part alone "
+            f"the Jacobian of {model.name!r} is full, with {model.graph.n_states**2:.1g} entries, since fields without "
+            "a time derivative were eliminated: take an explicit method (Tsit5), one that takes the linear part alone "
             "implicitly (KenCarp4), or discretize(..., eliminate=False)",
             engine="julia",
         )
