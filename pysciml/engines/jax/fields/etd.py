@@ -21,6 +21,7 @@ from pysciml.engines.steps import whole_steps
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.graph import Model
 from pysciml.graph import array_ops as ao
+from pysciml.graph.field_jacobian import near_nodes
 from pysciml.graph.field_modes import answers, separate
 from pysciml.graph.fields import FieldGraph
 
@@ -35,7 +36,7 @@ def _check(model: Model, tspan: tuple[float, float], options: SolveOptions) -> F
     assert isinstance(graph, FieldGraph)
     if tspan[1] < tspan[0]:
         raise ProblemError("ETDRK4 does not run backward in time", symbol="tspan")
-    if len(set(graph.fields)) > 1 or ao.APPLY in graph.used_ops(["rhs"]):
+    if len(set(graph.fields)) > 1 or ao.APPLY in graph.op[near_nodes(graph, "rhs")]:
         raise UnsupportedError("ETDRK4 needs a periodic domain in all directions", engine="jax", algorithm="ETDRK4")
     return graph
 
