@@ -6,7 +6,9 @@
   process and warm (``line.MOST_STATES``, ``line.MOST_STATEMENTS``);
 - the Brusselator on a square, written by hand in the cheapest form found, against the Krylov methods
   (why only lines are compiled);
-- equations on a line by default on this engine and on JAX, in turns (why ``engine="auto"`` takes this one for lines).
+- equations on a line by default on this engine and on JAX, in turns (why ``engine="auto"`` takes this one for lines);
+- a vorticity and its stream function on a square, the stream function eliminated and as an algebraic unknown (why
+  ``discretize`` eliminates).
 
 Times are processor time, the least of some runs; compare them within a table. Everything but the first is
 at rtol = atol = 1e-6.
@@ -228,12 +230,52 @@ def squares(quick: bool) -> None:
         print(f"{n:3}x{n:<3} {took:16.2f} {a:10.3f} {b:19.3f}   {gap:.0e}", flush=True)
 
 
+def vortices(n: int, eliminate: bool) -> ps.Problem:
+    """Two that merge, between walls."""
+    x, y = ps.coordinates("x y")
+    w, psi = ps.fields("w psi", x, y)
+    carried = ps.D(w * ps.D(psi, x), y) - ps.D(w * ps.D(psi, y), x)
+    flow = ps.PDESystem(
+        [ps.Eq(ps.D(w), carried + ps.laplacian(w) / 500), ps.Eq(ps.laplacian(psi), -w)],
+        domain={x: (0, 6), y: (0, 6)},
+        boundary={x: ps.Dirichlet(0), y: ps.Dirichlet(0)},
+        initial={w: sum(4 * sp.exp(-2 * ((x - a) ** 2 + (y - 3) ** 2)) for a in (2.2, 3.8))},
+    )
+    return flow.discretize({x: n, y: n}, eliminate=eliminate).problem((0, 3))
+
+
+def following(quick: bool) -> None:
+    """A stream function eliminated, and as an algebraic unknown."""
+    print("cells      eliminated: steps  CPU [s]   elapsed [s]   algebraic: steps  CPU [s]   gap")
+    for n in (32, 64) if quick else (32, 64, 128, 256):
+        row: list[Any] = []
+        ends: list[Any] = []
+        for eliminate in (True, False):
+            if n > 128 and not eliminate:
+                continue
+            problem = vortices(n, eliminate)
+            found: list[Any] = []
+
+            def run(problem: Any = problem, found: list[Any] = found) -> None:
+                begin = time.perf_counter()
+                solution = ps.solve(problem, engine="native", rtol=1e-6, atol=1e-6, saveat=[3])
+                found.append((time.perf_counter() - begin, solution))
+
+            took = spent(run, 1 if n > 64 else 2)
+            elapsed, solution = min(found, key=lambda pair: pair[0])
+            ends.append(solution.w)
+            row += [solution.attrs["n_steps"], took] + [elapsed] * eliminate
+        gap = f"{float(abs(ends[0] - ends[-1]).max()):.0e}" if len(ends) > 1 else ""
+        text = f"{n:3}x{n:<3} {row[0]:21} {row[1]:9.2f} {row[2]:12.2f}"
+        print(text + (f"{row[3]:18} {row[4]:9.2f}   {gap}" if len(row) > 3 else ""), flush=True)
+
+
 def main(arguments: list[str]) -> int:
     """Print all tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fields_native", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small grids only")
     quick = parser.parse_args(arguments).quick
-    for table in (forms, lines, squares, engines):
+    for table in (forms, lines, squares, engines, following):
         table(quick)
         print()
     return 0

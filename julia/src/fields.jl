@@ -350,9 +350,37 @@ function reduce_strip!(combine::F, extent, n::Int, stride::Int, target::Strip, s
     return nothing
 end
 
+"Lines of fewer elements than this are multiplied in place; for longer ones BLAS is worth copying them together."
+const BLAS_ELEMENTS = 16
+
 function loop(step::ProductStep, buffers::Vector{Vector{T}}, ::Int) where {T}
     target, source, matrix = strip_of(buffers, step.target), strip_of(buffers, step.source), buffers[step.matrix]
-    return FunctionWrapper{Nothing, Tuple{Vec, T}}((p, t) -> multiply_strip!(step, matrix, target, source))
+    return (step.n < BLAS_ELEMENTS ? product_in_place : product)(step, matrix, target, source)
+end
+
+product_in_place(step::ProductStep, matrix::Vector{T}, target::Strip{T}, source::Strip{T}) where {T} =
+    FunctionWrapper{Nothing, Tuple{Vec, T}}((p, t) -> multiply_strip!(step, matrix, target, source))
+
+product(step::ProductStep, matrix, target, source) = product_in_place(step, matrix, target, source)
+
+# A product is linear: that of a dual number is that of each of its parts.
+function product(
+        step::ProductStep, matrix::Vector{T}, target::Strip{T}, source::Strip{T},
+    ) where {T <: Union{Float64, ForwardDiff.Dual{<:Any, Float64}}}
+    plain = [ForwardDiff.value(matrix[row * step.n + m + 1]) for row in 0:(step.rows - 1), m in 0:(step.n - 1)]
+    columns = sizeof(T) ÷ sizeof(Float64) * prod(step.extent)
+    lines, products = zeros(step.n, columns), zeros(step.rows, columns)
+    return FunctionWrapper{Nothing, Tuple{Vec, T}}((p, t) -> multiply_lines!(step, plain, lines, products, target, source))
+end
+
+function multiply_lines!(
+        step::ProductStep, matrix::Matrix{Float64}, lines::Matrix{Float64}, products::Matrix{Float64}, target::Strip,
+        source::Strip,
+    )
+    gather!(lines, step.extent, step.steps[2], source)
+    mul!(products, matrix, lines)
+    scatter!(products, step.extent, step.steps[1], target)
+    return nothing
 end
 
 function multiply_strip!(step::ProductStep, matrix::Vector{T}, target::Strip{T}, source::Strip{T}) where {T}
@@ -397,19 +425,31 @@ function transform_strip!(
         step::TransformStep, there!::F, back!::G, lines::Matrix{Float64}, modes::Matrix{ComplexF64}, target::Strip{T},
         source::Strip{T},
     ) where {F, G, T}
-    parts = sizeof(T) ÷ sizeof(Float64)
-    from, to = reinterpret(Float64, source.data), reinterpret(Float64, target.data)
-    each_line(step.extent, source) do line, first
-        @inbounds for m in 0:(step.n - 1), part in 1:parts
-            lines[m + 1, parts * line + part] = from[parts * (first + m * step.steps[2] - 1) + part]
-        end
-    end
+    gather!(lines, step.extent, step.steps[2], source)
     there!(modes, lines)
     modes .*= step.multiplier
     back!(lines, modes)
-    each_line(step.extent, target) do line, first
-        @inbounds for m in 0:(step.n - 1), part in 1:parts
-            to[parts * (first + m * step.steps[1] - 1) + part] = lines[m + 1, parts * line + part]
+    scatter!(lines, step.extent, step.steps[1], target)
+    return nothing
+end
+
+"Copy the lines of a strip, whose elements are `stride` apart, into columns: one for each part of a number."
+function gather!(lines::Matrix{Float64}, extent, stride::Int, source::Strip{T}) where {T}
+    parts, data = sizeof(T) ÷ sizeof(Float64), reinterpret(Float64, source.data)
+    each_line(extent, source) do line, first
+        @inbounds for m in 0:(size(lines, 1) - 1), part in 1:parts
+            lines[m + 1, parts * line + part] = data[parts * (first + m * stride - 1) + part]
+        end
+    end
+    return nothing
+end
+
+"The way back of [`gather!`](@ref)."
+function scatter!(lines::Matrix{Float64}, extent, stride::Int, target::Strip{T}) where {T}
+    parts, data = sizeof(T) ÷ sizeof(Float64), reinterpret(Float64, target.data)
+    each_line(extent, target) do line, first
+        @inbounds for m in 0:(size(lines, 1) - 1), part in 1:parts
+            data[parts * (first + m * stride - 1) + part] = lines[m + 1, parts * line + part]
         end
     end
     return nothing

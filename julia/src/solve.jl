@@ -104,7 +104,8 @@ function make_plan(model::Model, t0::Float64, t1::Float64, name::String, rtol, a
     # method has the whole derivative at its ends, in which the implicit part magnifies every error. A line between two points
     # of a random path is no part of the path: its variance is too small. What algebraic equations determine has no derivative
     # to interpolate with: most methods have lines for it.
-    stops = (form !== :whole || model.kind === :sde || !interpolates(model, chosen.algorithm)) && times !== nothing ? (; tstops = times) : (;)
+    stepped = form !== :whole || model.kind === :sde || !interpolates(model, chosen.algorithm)
+    stops = stepped && times !== nothing ? (; tstops = times) : (;)
     if form === :semilinear
         wanted = for_size(wanted, chosen.algorithm, model)
         chosen = choice(wanted, model.kind)

@@ -227,7 +227,8 @@ class DiscreteSystem(WithNetworks):
     ) -> FieldProblem:
         """Add the numbers.
 
-        Fields without a time derivative are solved for; what is given for them is where the search begins.
+        Fields without a time derivative are solved for. What is given for them is where the search begins; of
+        those that are eliminated only the mean is used, where a constant is open.
 
         Parameters
         ----------
@@ -514,6 +515,8 @@ class FieldProblem(Problem):
             f"t from {self.tspan[0]:g} to {self.tspan[1]:g}",
             f"  fields: {', '.join(model.states)}",
         ]
+        if self.system.elimination is not None:
+            lines.append(f"  solved for at every instant: {', '.join(map(name_of, self.system.system.constrained))}")
         if model.parameters:
             lines.append(f"  p: {_pairs(model.parameters, self.p)}")
         lines += [f"  {name}: {values.size} weights" for name, values in self.weights.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -249,6 +250,31 @@ def test_noise_drives_what_others_follow() -> None:
     np.testing.assert_allclose(found.u, wanted.u, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(found.v, wanted.u / 50 + 1, rtol=1e-10)
     assert float(np.abs(wanted.u - np.exp(-0.5) * np.sin(2 * np.pi * wanted.X)).max()) > 0.01
+
+
+def test_networks_among_them() -> None:
+    """In what drives a follower, and in what follows from it; the whole right-hand side is the reference."""
+    u, v = ps.fields("u v", X)
+    source, rate = (ps.MLP(name, inputs=1, outputs=1, hidden=[3]) for name in ("source", "rate"))
+    system = ps.PDESystem(
+        [ps.Eq(D(u), D(u, X, 2) + rate(v)), ps.Eq(D(v, X, 2) - v, source(u))],
+        {X: (0, 1)},
+        {X: ps.Neumann(0)},
+        {u: sp.cos(sp.pi * X)},
+    )
+    found, whole = (system.discretize({X: 12}, eliminate=e).problem((0, 1)) for e in (True, False))
+    assert found.system.kind == "ode"
+    (v_found,) = found.system.graph.arrays("observed", found.u0, found.p, 0.0)
+    np.testing.assert_allclose(v_found, whole.u0[12:], rtol=1e-10)
+    wanted = whole.system.graph.evaluate("rhs", whole.u0, whole.p, 0.0)[:12]
+    np.testing.assert_allclose(found.system.graph.evaluate("rhs", found.u0, found.p, 0.0), wanted, rtol=1e-9)
+
+
+def test_written_as_it_is_computed(tmp_path: Path) -> None:
+    problem = stirred("walls")
+    how: dict[str, Any] = {"engine": "native", "saveat": np.linspace(0, 0.2, 6)}
+    stored = ps.solve(problem, store=tmp_path / "run.zarr", **how)
+    np.testing.assert_allclose(stored.psi, ps.solve(problem, **how).psi, rtol=1e-6, atol=1e-6)
 
 
 def test_the_near_part_of_a_derivative_holds_them() -> None:
