@@ -13,7 +13,7 @@ include("ending.jl")
 
 haskey(Pkg.project().dependencies, "PackageCompiler") || Pkg.add("PackageCompiler")
 
-using PackageCompiler: create_sysimage
+using PackageCompiler: PackageCompiler, create_sysimage
 
 const PRECOMPILE_TOOLS = "aea7be01-6a6a-4083-8856-8a6e6704d82a"
 
@@ -45,13 +45,14 @@ function main(environment, statements, image)
     delete!(ENV, "JULIA_PROJECT") # PackageCompiler.jl names the project to its processes by their load path
     # What is compiled on the way is of no use later.
     ENV["JULIA_DEPOT_PATH"] = join([mktempdir(); DEPOT_PATH], Sys.iswindows() ? ';' : ':')
-    # Names in Main are the caller's. What the packages load is loaded with them, and nothing else: a package that is in the
-    # image for its name alone would be initialized at every start.
+    # Names in Main are the caller's, but up to 2.4.0 packages are loaded by importing them there, or with all they could ever
+    # load, which is not wanted: a package that is in the image for its name alone would be initialized at every start.
+    import_into_main = !isdefined(PackageCompiler, :package_ids_for_sysimage)
     create_sysimage(
         ["PySciML"; "PythonCall"; SOLVERS; MORE];
         project = without_workloads(rstrip(abspath(environment), '/')), sysimage_path = image,
         precompile_execution_file = joinpath(@__DIR__, "exercise.jl"), precompile_statements_file = statements,
-        import_into_main = false, include_transitive_dependencies = false,
+        import_into_main, include_transitive_dependencies = false,
     )
     return nothing
 end

@@ -70,7 +70,7 @@ end
 "What holds on any backend."
 function test_fields_on(backend)
     @testset "kernels compute what loops do" begin
-        for model in (ring(7), ring(40_000; largest = true), through_matrices(5, 9), pair(9))
+        for model in (ring(7), ring(40_000; largest = true), through_matrices(5, 9), through_matrices(24, 17), pair(9))
             n, p = PySciML.n_states(model), [2.0, 0.3][1:model.graph.n_params]
             u = [1.5 + sin(3.0 * k) for k in 1:n]
             expected = PySciML.evaluate(model, u, p, 0.7)

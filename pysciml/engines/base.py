@@ -281,7 +281,7 @@ class Engine(abc.ABC):
     def compiles_fields(self, model: Model, algorithm: str | None) -> bool:
         """Whether it turns this partial differential equation into machine code within a second or so.
 
-        Such an engine is asked first.
+        Or needs none: it has a direct method for it. Such an engine is asked first.
         """
         return False
 

@@ -120,6 +120,8 @@ class Model:
     noise_cells: int = 0
     #: Of a partial differential equation; then `states` names fields and `graph` is a `FieldGraph`.
     fields: tuple[FieldLayout, ...] = ()
+    #: Where fields were eliminated: the same with these among the unknowns, after which its observed quantities begin.
+    whole: Model | None = None
     jumps: tuple[JumpSpec, ...] = ()
     #: What the output ``"constraints"`` says, in words.
     constraints: tuple[str, ...] = ()

@@ -129,6 +129,7 @@ class DiscreteSystem(WithNetworks):
             observed=(*(f.func.__name__ for f in gone), *whole.observed),
             differential=whole.differential[whole.differential],
             fields=tuple(whole.fields[i] for i in kept),
+            whole=whole,
             diffusion_rows=(np.cumsum(whole.differential) - 1)[whole.diffusion_rows].astype(np.int32),
         )
 

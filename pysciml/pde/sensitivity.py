@@ -64,6 +64,7 @@ class FieldSensitivity:
             observed=tuple(name + end for end in names for name in model.observed),
             differential=np.ones(self.graph.n_states, dtype=np.bool_),
             fields=tuple(FieldLayout(f.name + end, f.dims, f.shape) for end in names for f in model.fields),
+            whole=None,
         )
 
     def solve(

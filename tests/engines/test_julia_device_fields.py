@@ -15,7 +15,7 @@ import pysciml as ps
 from pysciml.engines.julia import JuliaEngine, bridge, environment
 from pysciml.engines.julia.fields import send_fields
 from pysciml.engines.julia.transfer import address, floats
-from tests.pde.test_kernels import SYSTEMS, conservation
+from tests.pde.test_kernels import SYSTEMS, conservation, stirred
 from tests.pde.test_solving import brusselator
 
 pytestmark = [pytest.mark.julia, pytest.mark.usefixtures("julia_engine")]
@@ -100,6 +100,7 @@ PROBLEMS: dict[str, Any] = {
     "heat on a square": heat_on_a_square,
     "Brusselator": driven_brusselator,
     "WENO": lambda: conservation("weno").problem((0, 0.1)),
+    "eliminated": lambda: stirred().problem((0, 0.1), {"a": 0.5}),
 }
 
 

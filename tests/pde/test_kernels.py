@@ -86,6 +86,20 @@ def plate(order: int = 2) -> Any:
     return system.discretize({X: 13, Y: 15}, order=order)
 
 
+def stirred() -> Any:
+    """A vorticity, and a stream function that is eliminated: with parameters in its equation, and ends that move."""
+    w, psi = ps.fields("w psi", X, Y)
+    a = ps.parameters("a")
+    carried = D(w * D(psi, X), Y) - D(w * D(psi, Y), X)
+    system = ps.PDESystem(
+        [ps.Eq(D(w), carried + ps.laplacian(w) / 10), ps.Eq(a * ps.laplacian(psi) - psi, -w)],
+        {X: (0, 1), Y: (0, 1)},
+        {X: ps.Dirichlet(lower=0, upper=sp.sin(t)), Y: ps.Periodic()},
+        {w: 5 * sp.sin(sp.pi * X) * (1 + sp.cos(2 * sp.pi * Y))},
+    )
+    return system.discretize({X: 17, Y: 20}, order=4)
+
+
 SYSTEMS = {
     "upwind": lambda: conservation("upwind"),
     "weno": lambda: conservation("weno"),
@@ -96,6 +110,7 @@ SYSTEMS = {
     "Fourier": waves,
     "plate": plate,
     "plate, fourth order": lambda: plate(4),
+    "eliminated": stirred,
 }
 
 

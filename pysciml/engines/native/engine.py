@@ -107,8 +107,8 @@ class NativeEngine(Engine):
             )
 
     def compiles_fields(self, model: Model, algorithm: str | None) -> bool:
-        """Whether it is one on a line that is compiled."""
-        return fields.compiles(model, algorithm, SolveOptions(), backward=False)
+        """Whether it is one on a line, compiled or with a sparse factorization."""
+        return fields.factorizes(model, algorithm) or fields.compiles(model, algorithm, SolveOptions(), backward=False)
 
     def _able(self, model: Model) -> str:
         """Which other engines solve a model, installed or not."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from pysciml.engines.base import Array, RawSolution, SolveOptions
 from pysciml.engines.native import line
 from pysciml.errors import UnsupportedError
@@ -67,5 +69,35 @@ def solve(
     from pysciml.graph.fields import FieldGraph
 
     assert isinstance(model.graph, FieldGraph)
+    if factorizes(model, algorithm):
+        return _with_eliminated(model, u0, p, tspan, options)
     operator = interpreted(model.graph, p, tspan[1] > tspan[0], model.differential)
     return step_from_host(operator, model.name, u0, tspan, algorithm, options)
+
+
+def factorizes(model: Model, algorithm: str | None) -> bool:
+    """Whether fields that were eliminated are unknowns again here: on a line, whose sparse factorizations are small."""
+    return model.whole is not None and len(model.fields[0].shape) == 1 and algorithm in (None, "QNDF")
+
+
+def _with_eliminated(
+    model: Model, u0: Array, p: Array, tspan: tuple[float, float], options: SolveOptions
+) -> RawSolution:
+    """Solve by QNDF with the eliminated fields among the unknowns, and a sparse factorization of all."""
+    from pysciml.engines.fields.choice import solve as step_from_host
+    from pysciml.engines.fields.operator import interpreted
+    from pysciml.graph.fields import FieldGraph
+
+    whole = model.whole
+    assert whole is not None
+    graph, eliminated = whole.graph, model.graph
+    assert isinstance(graph, FieldGraph)
+    assert isinstance(eliminated, FieldGraph)
+    found = eliminated.arrays("observed", u0, p, tspan[0])[: len(whole.fields) - len(model.fields)]
+    start = np.empty(graph.n_states)
+    start[whole.differential] = u0
+    start[~whole.differential] = np.concatenate([np.broadcast_to(a, graph.fields[0]).ravel() for a in found])
+    operator = interpreted(graph, p, tspan[1] > tspan[0], whole.differential)
+    raw = step_from_host(operator, model.name, start, tspan, "QNDF", options)
+    raw.u = raw.u[whole.differential]
+    return raw
