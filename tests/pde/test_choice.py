@@ -48,6 +48,22 @@ def test_a_smooth_start_does_not_hide_that_a_fine_grid_is_stiff(n: int) -> None:
     np.testing.assert_allclose(sol.u.isel(t=-1), 0, atol=1e-8)
 
 
+@pytest.mark.parametrize("where", [1, sp.Heaviside(X - 0.75)])
+def test_what_happens_fast_at_one_place_is_stiff(where: Any) -> None:
+    """A reaction, everywhere or in a quarter of the square, that diffusion is slow beside."""
+    system = ps.PDESystem(
+        [ps.Eq(D(w), ps.laplacian(w) / 100 - 1e5 * where * (w - sp.cos(ps.t) * sp.sin(sp.pi * X)))],
+        {X: (0, 1), Y: (0, 1)},
+        {X: ps.Dirichlet(0), Y: ps.Neumann(0)},
+        {w: sp.sin(sp.pi * X)},
+    )
+    sol = ps.solve(system.discretize({X: 24, Y: 24}).problem((0, 1)), engine="native", saveat=[1])
+    assert sol.attrs["algorithm"] == "QNDF"
+    assert sol.attrs["n_steps"] < 200
+    there = sol.w.isel(t=-1).sel(X=slice(0.8, None))
+    assert float(np.abs(there - np.cos(1) * np.sin(np.pi * there.X)).max()) < 1e-4
+
+
 def test_waves_on_a_fine_grid_are_not_stiff() -> None:
     wave = ps.PDESystem([ps.Eq(D(u, 2), D(u, X, 2))], {X: (0, 1)}, {X: ps.Dirichlet(0)}, {u: sp.sin(sp.pi * X)})
     sol = ps.solve(wave.discretize({X: 400}).problem((0, 1)), engine="native", saveat=[1])

@@ -31,6 +31,8 @@ _REACH: Final = 6
 _BY_MATRIX: Final = 96
 #: Eigenvectors worse conditioned than this are replaced by those of the symmetric part.
 _CONDITION: Final = 1e7
+#: At about as many places it is asked how fast things happen there.
+_PLACES: Final = 1024
 #: Matrices larger than this have their symmetric part taken at once.
 _LARGE: Final = 384
 
@@ -54,7 +56,7 @@ class Preconditioner:
     Attributes
     ----------
     fastest : float
-        The largest rate of decay.
+        The largest rate of decay, by transport in space and by what happens at one place.
     """
 
     def __init__(self, operator: Operator, t: float, y: Array) -> None:
@@ -81,7 +83,8 @@ class Preconditioner:
                 self.transforms.append(transforms)
             firsts = firsts or lists
             self.eigenvalues.append(_sum(lists, transforms))
-        self.fastest = max(float(np.max(-values.real, initial=0.0)) for values in self.eigenvalues)
+        decay = _fastest_reaction(self._graph, lambda v: finite(operator.push(t, y, v)))
+        self.fastest = decay + max(float(np.max(-values.real, initial=0.0)) for values in self.eigenvalues)
 
     def inverse(self, reaction: Array, c: float) -> Callable[[Array], Array]:
         """The function ``x -> (I - c J)^-1 x``, approximately."""
@@ -122,13 +125,29 @@ def finite(x: Array) -> Array:
     return np.where(np.isfinite(x), x, 0.0)
 
 
-def mean_reaction(graph: FieldGraph, push: Callable[[Array], Array]) -> Array:
-    """How fields change with each other where nothing varies in space: a small matrix."""
-    columns: list[list[float]] = []
+def _reactions(graph: FieldGraph, push: Callable[[Array], Array]) -> list[list[Array]]:
+    """How fields change with each other where nothing varies in space: for each field what it does to all."""
+    images: list[list[Array]] = []
     for f in range(len(graph.fields)):
         parts = [np.full(int(np.prod(s)), 1.0 if k == f else 0.0) for k, s in enumerate(graph.fields)]
-        columns.append([float(_mean(image, None)) for image in graph.split(push(np.concatenate(parts)))])
-    return np.array(columns).T
+        images.append(graph.split(push(np.concatenate(parts))))
+    return images
+
+
+def mean_reaction(graph: FieldGraph, push: Callable[[Array], Array]) -> Array:
+    """How fields change with each other where nothing varies in space: a small matrix."""
+    return np.array([[float(_mean(image, None)) for image in row] for row in _reactions(graph, push)]).T
+
+
+def _fastest_reaction(graph: FieldGraph, push: Callable[[Array], Array]) -> float:
+    """The largest rate of decay at one of some places away from walls."""
+    shape = graph.fields[0]
+    if set(graph.fields) != {shape}:
+        return max(0.0, float(np.max(-np.linalg.eigvals(mean_reaction(graph, push)).real)))
+    inner = tuple(slice(_REACH, n - _REACH) if n > 3 * _REACH else slice(n // 3, n - n // 3) for n in shape)
+    cells = np.array([[image[inner].ravel() for image in row] for row in _reactions(graph, push)]).T
+    some = cells[:: max(1, len(cells) // _PLACES)]
+    return max(0.0, float(np.max(-np.linalg.eigvals(some).real)))
 
 
 def _mean(image: Array, axis: int | None) -> Array:
