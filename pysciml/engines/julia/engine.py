@@ -199,7 +199,7 @@ class JuliaEngine(Engine):
         """See `Engine.solve`."""
         if model.constraints:
             return solve_on_manifold(self.solve, model, u0, p, tspan, algorithm, options)
-        name = algorithm or default(model)
+        name = algorithm or default(model, options.device)
         on_grid = whole_steps(name, tspan, options)[1] if name.partition("(")[0] in SEMILINEAR else None
         calls, place = bridge.calls(), options.device
         ready, compile_seconds = self._translated(lambda: compiled(model, name, place), algorithm)

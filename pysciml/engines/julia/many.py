@@ -51,7 +51,8 @@ def path_seeds(seed: int, paths: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint6
 def solve_many(model: Model, algorithm: str | None, batch: Batch, options: BatchOptions, call: Any) -> BatchReport:
     """See `pysciml.engines.batch.BatchEngine`; ``call`` runs a function and translates Julia's errors."""
     module = bridge.julia()
-    name, solving = algorithm or default(model), options.solve
+    solving = options.solve
+    name = algorithm or default(model, solving.device)
     if name.partition("(")[0] in SEMILINEAR:
         whole_steps(name, batch.tspan, solving)
     ready, compile_seconds = call(lambda: compiled(model, name, solving.device))

@@ -183,9 +183,9 @@ def fills_jacobian(model: Model) -> bool:
     return model.kind == "ode" and "far" in model.graph.outputs and model.graph.n_states**2 > _MOST_ENTRIES
 
 
-def default(model: Model) -> str:
+def default(model: Model, device: str) -> str:
     """The algorithm where none is named; empty for DifferentialEquations.jl's own choice, which may want a Jacobian."""
-    if not fills_jacobian(model):
+    if device != "cpu" or not fills_jacobian(model):
         return ""
     return "KenCarp4" if has_parts(model) else "Tsit5"
 
