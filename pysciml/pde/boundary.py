@@ -19,7 +19,8 @@ class Boundary:
     Attributes
     ----------
     values : dict of "lower" and/or "upper" to SymPy expression
-        May depend on time, on the other coordinates and on parameters.
+        May depend on time, on the other coordinates and on parameters; where there is one condition at an
+        end also on fields there, and on their derivatives of first order.
     order : int
         Of the normal derivative in it.
     """
@@ -65,8 +66,8 @@ class Dirichlet(Boundary):
 class Neumann(Boundary):
     """The field's outward normal derivative: ``Neumann(0)`` lets nothing through.
 
-    At the lower end outward is against the coordinate: a field that grows with slope 1 along X has
-    ``Neumann(lower=-1, upper=1)``.
+    ``Neumann(upper=-sigma*u**4)`` radiates. At the lower end outward is against the coordinate: a field
+    that grows with slope 1 along X has ``Neumann(lower=-1, upper=1)``.
 
     Parameters
     ----------
@@ -105,6 +106,7 @@ class Robin(Boundary):
     >>> Robin(1, k, 0)                     # u + k du/dn = 0 at both ends
     >>> Robin(h, 1, upper=h*ambient)       # heat lost to the surroundings, at the upper end
     >>> Robin(k, -1, upper=0, order=3)     # a beam on a spring of stiffness k
+    >>> Robin(z*D(phi, X), 1, upper=0)     # charges that a field pulls along X, and a wall holds: no flux
     """
 
     kind: ClassVar[str] = "Robin"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import sympy as sp
+from sympy.core.function import AppliedUndef
 
 from pysciml.errors import ModelError, ProblemError, UnsupportedError
 from pysciml.graph import field_elimination, ops
@@ -488,7 +489,7 @@ class FieldProblem(Problem):
                         (end, side.value / side.a, f"does not meet its boundary condition at {x} = {at:g}: it is off")
                         for end, conditions, at in zip(ends, sides, (axis.low, axis.high), strict=True)
                         for side in conditions
-                        if side.b == 0
+                        if side.b == 0 and not (side.value / side.a).atoms(AppliedUndef)
                     ]
                 for have, want, what in pairs:
                     gap = self._largest_gap(have, want, self.tspan[0])

@@ -1,14 +1,16 @@
 """From equations of fields to a graph of fields: where finite differences are written.
 
 Expressions are evaluated at one of several *places*: at the cells, at the cells and some beyond the
-ends of an axis (``Extended``), or at the faces between cells (``Faces``). A field gets there by its
-boundary conditions, a derivative from its values at the cells, everything else by its operands.
+ends of an axis (``Extended``), at the faces between cells (``Faces``), or at one end (``AtEnd``). A field
+gets there by its boundary conditions, a derivative from its values at the cells, everything else by its
+operands.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,7 +21,7 @@ from pysciml.errors import ModelError, UnsupportedError
 from pysciml.graph.field_builder import FieldBuilder
 from pysciml.pde import advection
 from pysciml.pde.boundary import End, Side, Sides
-from pysciml.pde.grid import Array, Axis, central_width, extrapolation, ghosts, jets, spread, stencil
+from pysciml.pde.grid import Array, Axis, central_width, extrapolation, fornberg, ghosts, jets, spread, stencil
 from pysciml.pde.system import PDESystem
 from pysciml.symbolic.networks import NetworkTerm
 from pysciml.symbolic.to_graph import HANDLERS, _head, _unknown, against_infinity
@@ -41,7 +43,14 @@ class Faces(NamedTuple):
     extra: int
 
 
-Place = str | Extended | Faces
+class AtEnd(NamedTuple):
+    """One end of an axis, ``"lower"`` or ``"upper"``: where a boundary condition is."""
+
+    axis: int
+    side: str
+
+
+Place = str | Extended | Faces | AtEnd
 
 
 class Lowering:
@@ -73,11 +82,15 @@ class Lowering:
         self.central = order if scheme == "central" else 6 if scheme == "weno" else 2 * ((order + 1) // 2)
         self._memo: dict[tuple[Any, Place], int] = {}
         self._padded: dict[tuple[int, int, int], int] = {}
+        #: Fields, and axes, whose conditions are being written: what these say of the fields is not known yet.
+        self._asked: set[tuple[int, int]] = set()
 
     # -- expressions ----------------------------------------------------------------------------
 
     def __call__(self, expr: Any, place: Place = CELLS) -> int:
         """An expression at a place."""
+        if isinstance(place, AtEnd):  # where what a field is depends on who asks
+            return self._convert(expr, place)
         key = expr, place
         node = self._memo.get(key)
         if node is None:
@@ -148,6 +161,8 @@ class Lowering:
             return axis.nodes if axis.chebyshev else axis.extended(place.extra)
         if isinstance(place, Faces) and place.axis == number:
             return axis.faces(place.extra)
+        if isinstance(place, AtEnd) and place.axis == number:
+            return np.array([axis.low if place.side == "lower" else axis.high])
         return axis.centers
 
     # -- fields at places -----------------------------------------------------------------------
@@ -157,6 +172,8 @@ class Lowering:
             return self.b.field(state)
         if isinstance(place, Extended):
             return self.padded(state, place.axis, place.extra)
+        if isinstance(place, AtEnd):
+            return self._value_at(state, place)
         assert isinstance(place, Faces)
         half = self.central // 2
         source = self.padded(state, place.axis, half + place.extra)
@@ -209,8 +226,77 @@ class Lowering:
         key = state, number, count
         if key not in self._padded:
             field = self.b.field(state)
-            self._padded[key] = self._pad(field, self._sides(state, number), number, count, self._high(state, number))
+            with self._asking(state, number):
+                sides = self._sides(state, number)
+                self._padded[key] = self._pad(field, sides, number, count, self._high(state, number))
         return self._padded[key]
+
+    # -- fields at ends, for conditions that depend on them ---------------------------------------
+
+    @contextmanager
+    def _asking(self, state: int, number: int) -> Generator[None]:
+        key = state, number
+        fresh = key not in self._asked
+        self._asked.add(key)
+        try:
+            yield
+        finally:
+            if fresh:
+                self._asked.discard(key)
+
+    def _value_at(self, state: int, place: AtEnd) -> int:
+        """A field at an end: what its condition there says, or the cells alone while that is being written."""
+        node = self.b.field(state)
+        if (state, place.axis) in self._asked:
+            return self._from_cells(node, place)
+        return self._condition_at(state, place)[0]
+
+    def _from_cells(self, node: int, place: AtEnd) -> int:
+        """What the polynomial through the cells next to an end is there."""
+        if self.b.shape(node) == () or self.b.shape(node)[place.axis] == 1:
+            return node
+        axis = self.axes[place.axis]
+        count = max(self.central, 2)
+        end, x = (axis.low, axis.centers) if place.side == "lower" else (axis.high, axis.centers[::-1])
+        scale = abs(x[0] - end)
+        weights = fornberg(0.0, (x[:count] - end) / scale, 0)
+        return self._combine(weights, self._cells_at(node, place.axis, place.side, count))
+
+    def _condition_at(self, state: int, place: AtEnd) -> tuple[int, int]:
+        """The value of a field at an end, and its outward slope, by its condition."""
+        b, (number, name) = self.b, place
+        sides = self._sides(state, number)
+        assert sides is not None
+        if self._many(state, number):
+            raise UnsupportedError(
+                f"a boundary condition in {self.system.coordinates[number]} depends on "
+                f"{self.system.states[state].name}, which has several conditions at that end"
+            )
+        (side,) = sides[0 if name == "lower" else 1]
+        rule = ghosts(self.axes[number], name, 1, self.central)
+        cells = self._cells_at(b.field(state), number, name, self.central)
+        with self._asking(state, number):
+            end = self._end_value(side, rule.slope_of_end, rule.slope_of_cells, cells, place)
+        slope = b.add(b.mul(b.constant(rule.slope_of_end), end), self._combine(rule.slope_of_cells, cells))
+        return end, slope
+
+    def _slope_at(self, expr: Any, inner: Any, steps: Sequence[tuple[int, int]], place: AtEnd) -> int:
+        """A derivative at an end."""
+        state = self._state_of(inner)
+        number = place.axis
+        if all(axis != number for axis, _ in steps):
+            return self._from_cells(self(expr), place)
+        if state is None or list(steps) != [(number, 1)]:
+            raise UnsupportedError(
+                f"{expr} in a boundary condition: of derivatives across the end it has those of fields, of first order"
+            )
+        if (state, number) in self._asked:
+            raise UnsupportedError(
+                f"{expr} in a boundary condition of {self.system.states[state].name} itself, or in one that depends on "
+                "it: what multiplies its slope is b of Robin(a, b, value)"
+            )
+        slope = self._condition_at(state, place)[1]
+        return self.b.neg(slope) if place.side == "lower" else slope
 
     def _sides(self, state: int, number: int) -> Sides:
         info = self.system.states[state]
@@ -243,7 +329,7 @@ class Lowering:
                 (side,) = conditions
                 rule = ghosts(axis, name, count, self.central)
                 cells = self._cells_at(node, number, name, self.central)
-                end = self._end_value(side, rule.slope_of_end, rule.slope_of_cells, cells)
+                end = self._end_value(side, rule.slope_of_end, rule.slope_of_cells, cells, AtEnd(number, name))
                 values = [
                     b.add(b.mul(b.constant(float(w)), end), self._combine(row, cells))
                     for w, row in zip(rule.of_end, rule.of_cells, strict=True)
@@ -296,14 +382,16 @@ class Lowering:
             values.append(b.sum([cell, *terms]))
         return values
 
-    def _end_value(self, side: Side, of_end: float, of_cells: Array, cells: list[int]) -> int:
+    def _end_value(self, side: Side, of_end: float, of_cells: Array, cells: list[int], place: AtEnd) -> int:
         """The value at an end, from ``a*end + b*(of_end*end + of_cells @ cells) = value``."""
         b = self.b
+        value, of_value = self(side.value, place), self(side.a, place)
         if side.b == 0:
-            return b.div(self(side.value), self(side.a))
+            return b.div(value, of_value)
+        of_slope = self(side.b, place)
         slope = self._combine(of_cells, cells)
-        below = b.add(self(side.a), b.mul(b.constant(of_end), self(side.b)))
-        return b.div(b.sub(self(side.value), b.mul(self(side.b), slope)), below)
+        below = b.add(of_value, b.mul(b.constant(of_end), of_slope))
+        return b.div(b.sub(value, b.mul(of_slope, slope)), below)
 
     def _cells_at(self, node: int, number: int, side: str, count: int) -> list[int]:
         """The ``count`` cells next to an end, from the end inward."""
@@ -368,6 +456,8 @@ class Lowering:
             if not steps:
                 return self._field(self.state[inner, in_time], place)
             inner = sp.Derivative(inner, (self.system.time, in_time))
+        if isinstance(place, AtEnd):
+            return self._slope_at(expr, inner, steps, place)
         if self.scheme == "spectral":
             return self._spectral(inner, steps, place)
         state = self._state_of(inner)
@@ -506,6 +596,12 @@ class Lowering:
     def _pad_chebyshev(self, node: int, sides: tuple[End, End], number: int) -> int:
         """The values at both ends from both conditions: two linear equations."""
         b, axis = self.b, self.axes[number]
+        for side in (side for end in sides for side in end):
+            if any(e.atoms(AppliedUndef) for e in (side.a, side.b, side.value)):
+                raise UnsupportedError(
+                    f"a boundary condition in {self.system.coordinates[number]} depends on fields, which is not solved "
+                    "with Chebyshev points: take scheme='central'"
+                )
         slopes = axis.differentiation[[0, -1]] * np.array([[-1.0], [1.0]])
         known = [b.apply(slopes[k : k + 1, 1:-1], node, number) for k in range(2)]
         m: list[list[int]] = []

@@ -216,16 +216,16 @@ def manufactured(system: PDESystem, exact: Mapping[Any, Any]) -> Manufactured:
     made = PDESystem(
         equations,
         domain=system.domain,
-        boundary={x: {f: _boundary(system, f, x, chosen[f]) for f in system.fields} for x in system.coordinates},
+        boundary={x: {f: _boundary(system, f, x, chosen) for f in system.fields} for x in system.coordinates},
         initial=initial,
         name=system.name,
     )
     return Manufactured(sources, made, chosen)
 
 
-def _boundary(system: PDESystem, field: Any, x: sp.Symbol, exact: sp.Expr) -> Any:
+def _boundary(system: PDESystem, field: Any, x: sp.Symbol, chosen: Mapping[Any, sp.Expr]) -> Any:
     """The conditions of one field along one coordinate, with the chosen solution's values."""
-    sides = system.boundary[field, x]
+    sides, exact = system.boundary[field, x], chosen[field]
     if sides is None:
         return Periodic()
     result: list[Boundary] = []
@@ -233,7 +233,13 @@ def _boundary(system: PDESystem, field: Any, x: sp.Symbol, exact: sp.Expr) -> An
         end = system.domain[x][0 if name == "lower" else 1]
         place = sp.nsimplify(end) if float(end).is_integer() else sp.Float(end)
         for side in conditions:
-            value = _side_value(side, exact, x, sign).subs(x, place)
+            value = _side_value(side, exact, x, sign)
+            if any(e.atoms(AppliedUndef) for e in (side.a, side.b, side.value)):
+                # It stays what it is, and what the chosen solution leaves of it is added.
+                left: Any = value - side.value
+                value = side.value + left.xreplace(dict(chosen)).doit().subs(x, place)
+            else:
+                value = value.subs(x, place)
             keywords: dict[str, Any] = {name: value}
             if side.b == 0:
                 result.append(Dirichlet(**{name: value / side.a}))

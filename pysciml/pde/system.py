@@ -13,7 +13,7 @@ from sympy.core.function import AppliedUndef
 
 from pysciml.errors import ModelError, UnsupportedError
 from pysciml.hints import named_options
-from pysciml.pde.boundary import Sides, read_boundary
+from pysciml.pde.boundary import Side, Sides, read_boundary
 from pysciml.pde.noise import read_noise
 from pysciml.pde.solving import solve_for_time_derivatives
 from pysciml.symbolic import printing
@@ -262,14 +262,7 @@ class PDESystem:
                 sides = read_boundary(given_here, x, f, self.space_orders.get((f, x), 0))
                 ends = zip(("lower", "upper"), sides or (), strict=False)
                 for which, side in [(which, side) for which, end in ends for side in end]:
-                    for expr in (side.a, side.b, side.value):
-                        wrong = list(expr.atoms(AppliedUndef)) + ([x] if x in expr.free_symbols else [])
-                        if wrong:
-                            raise ModelError(
-                                f"boundary of {name} in {x}, {which} end: {expr} has {wrong[0]}: conditions may depend "
-                                "on time, the other coordinates and parameters",
-                                symbol=str(wrong[0]),
-                            )
+                    self._check_condition(f"boundary of {name} in {x}, {which} end", f, x, side)
                 result[f, x] = sides
             periodic = {f.func.__name__ for f in self.fields if result[f, x] is None}
             if periodic and len(periodic) < len(self.fields):
@@ -279,6 +272,29 @@ class PDESystem:
                     symbol=str(x),
                 )
         return result
+
+    def _check_condition(self, where: str, f: Any, x: sp.Symbol, side: Side) -> None:
+        """What a condition may depend on: the fields, too, where it is the only one at its end."""
+        for expr in (side.a, side.b, side.value):
+            inside = expr.atoms(AppliedUndef)
+            bare: Any = expr.replace(lambda e: isinstance(e, (sp.Derivative, AppliedUndef)), lambda e: sp.Dummy())
+            wrong = [atom for atom in inside if atom not in self.fields] + ([x] if x in bare.free_symbols else [])
+            if wrong:
+                raise ModelError(
+                    f"{where}: {expr} has {wrong[0]}: conditions may depend on time, the other coordinates, parameters "
+                    "and the fields",
+                    symbol=str(wrong[0]),
+                )
+            if not inside:
+                continue
+            if side.b == 0 and f in inside:
+                raise ModelError(f"{where}: {expr} has {f}, whose value it is to say", symbol=f.func.__name__)
+            several = self.space_orders.get((f, x), 0) > 2
+            if several or (self.orders[f] > 1 and expr is not side.value):
+                raise UnsupportedError(
+                    f"{where}: {expr} has {next(iter(inside))}: conditions that depend on fields are solved where "
+                    "there is one at each end, and of equations of second order in time in its value alone"
+                )
 
     def periodic(self, coordinate: sp.Symbol) -> bool:
         """Whether the domain is periodic along a coordinate."""
