@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sympy as sp
 from scipy.integrate import solve_ivp
+from scipy.optimize import brentq
 
 import pysciml as ps
 
@@ -77,6 +78,15 @@ def test_a_lumped_body_that_radiates() -> None:
     exact = (1 + 3 * 0.8 * sol.t) ** (-1 / 3)
     np.testing.assert_allclose(sol.u.mean("X"), exact, rtol=1e-3)
     assert float(sol.u.std("X").max()) < 1e-3
+
+
+@pytest.mark.parametrize("algorithm", [None, "Tsit5"])
+def test_steps_that_overflow_are_made_shorter(algorithm: str | None) -> None:
+    """A radiating rod, to its steady state: 1 - g at the end, where g = 2 (1 - g)^4."""
+    rod = line([ps.Dirichlet(lower=1), ps.Neumann(upper=-k * u**4)])
+    sol = ps.solve(rod.discretize({X: 100}).problem((0, 3), {k: 2}), algorithm, engine="native", saveat=[3])
+    slope = float(brentq(lambda g: g - 2 * (1 - g) ** 4, 0, 1))
+    np.testing.assert_allclose(sol.u[-1], 1 - slope * sol.X, atol=2e-5)
 
 
 def test_charges_that_no_wall_lets_through_come_to_boltzmanns_law() -> None:

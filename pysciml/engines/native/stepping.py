@@ -337,6 +337,9 @@ class Slices:
         elif out.retcode == "ConvergenceFailure" and out.failed_at > t + 1e-6 * (end - t):
             # The library counts failures over the whole call and gives up at 50.
             length, self.mended = 0.9 * (out.failed_at - t), True
+        elif out.retcode == "Unstable" and task.method == "Tsit5":
+            # Where a step that is too long overflows, the library does not see that it has to be shorter.
+            length, self.mended = (0.9 * (float(out.t[-1]) - t) if out.t.size > 2 else (end - t) / 20), True
         if length <= 100 * max(task.smallest_step, 4e-16 * t):
             return False
         self._length, self._shortened = length, True
