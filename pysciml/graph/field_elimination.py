@@ -95,14 +95,14 @@ class _Elimination:
         self.kept = [f for f in range(len(graph.fields)) if f not in self.gone]
         self.b = FieldBuilder([graph.fields[f] for f in self.kept], graph.n_params)
         self.calls = self.b.copy_networks(graph.networks, graph.calls)
-        #: Where fields are, and then all nodes that are moved.
+        #: Field -> its node, once it is known.
         self.fields = {f: self.b.field(k) for k, f in enumerate(self.kept)}
         self.moved: dict[int, int] = {}
         self.given = initial
         self.initial = dict(zip(self.gone, graph.outputs[initial].tolist(), strict=True))
         self.floating: list[int] = []
         self.far: list[int] = []
-        self.numbers = _marked(graph, ops.PARAM, ops.NETWORK), _marked(graph, ops.TIME), _marked(graph, ao.FIELD)
+        self.marks = _marked(graph, ops.PARAM, ops.NETWORK), _marked(graph, ops.TIME), _marked(graph, ao.FIELD)
 
     def result(self) -> Elimination:
         graph, b = self.graph, self.b
@@ -172,8 +172,6 @@ class _Elimination:
         linear, rest = self._parts(field, root)
         source = b.spread(b.zero if rest is None else rest, shape)
         identity, matrices = _by_axis(linear)
-        if any(shape[axis] > _LONGEST for axis in matrices):
-            raise _RefusedError
         floating = not identity and all(_is_singular(m) for row in matrices.values() for m in row.values())
         if not matrices:
             if not identity:
@@ -240,7 +238,7 @@ class _Elimination:
         if field in self.means:
             return b.add(node, b.constant(self.means[field]))
         given = self.initial[field]
-        if self.numbers[2][given]:  # it has fields, which an initial value has not
+        if self.marks[2][given]:  # it has fields, which an initial value has not
             raise _RefusedError
         start = self.move(given)
         return b.add(node, self._mean(b.spread(start, shape)) if b.shape(start) else start)
@@ -343,7 +341,7 @@ class _Elimination:
     def _factor(self, node: int) -> tuple[int, Array]:
         """What something is multiplied with, as a product of a number that may have parameters and an array."""
         graph, b = self.graph, self.b
-        parameters, in_time, of_fields = (marks[node] for marks in self.numbers)
+        parameters, in_time, of_fields = (marks[node] for marks in self.marks)
         if of_fields or in_time:
             raise _RefusedError
         if not parameters:

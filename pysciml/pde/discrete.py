@@ -102,20 +102,21 @@ class DiscreteSystem(WithNetworks):
         self._weights = system._weights
         #: How fields without a time derivative were solved for, if they were.
         self.elimination: Elimination | None = None
+        self._means: dict[int, float] = {}
         if system.constrained and eliminate:
             given = [low(system.initial.get((f, 0), sp.Integer(0))) for f in system.constrained]
-            self._eliminate(low.b.build({**outputs, "initial": given}), {})
+            self._eliminate(low.b.build({**outputs, "initial": given}))
         if noise is not None and system.constrained and self.elimination is None:
             raise UnsupportedError(
                 f"{system.constrained[0].func.__name__} has no time derivative and {system.noise[0]} is noise: both "
                 "are solved where its equation is linear with constant coefficients (and eliminate=True)"
             )
 
-    def _eliminate(self, graph: FieldGraph, means: Mapping[int, float]) -> None:
+    def _eliminate(self, graph: FieldGraph) -> None:
         """Solve the equations without time derivatives within the right-hand side, if that is direct."""
         gone = self.system.constrained
         numbers = [i for i, s in enumerate(self.system.states) if s.function in gone]
-        found = field_elimination.eliminate(graph, numbers, means)
+        found = field_elimination.eliminate(graph, numbers, self._means)
         if found is None:
             return
         self.elimination, self._to_eliminate = found, graph
@@ -137,8 +138,8 @@ class DiscreteSystem(WithNetworks):
     def with_means(self, means: Mapping[int, float]) -> DiscreteSystem:
         """The same with other means of eliminated fields of which a constant is open; by their numbers in `system`."""
         new = copy(self)
-        new.__dict__.pop("start", None)
-        new._eliminate(self._to_eliminate, means)
+        new._means = self._means | dict(means)
+        new._eliminate(self._to_eliminate)
         return new
 
     def _rate(self, low: Lowering, i: int) -> int:
@@ -371,6 +372,8 @@ class FieldProblem(Problem):
                     rest[key] = value
                     continue
                 array = self._on_grid(value, replace(layout, name=f.func.__name__))
+                if not np.isfinite(array).all():
+                    raise ProblemError(f"the initial value of {f.func.__name__} is not finite", symbol=f.func.__name__)
                 if numbers[f] in found.floating:
                     means[numbers[f]] = float(array.mean())
             if means:

@@ -108,6 +108,17 @@ def test_a_constant_that_is_open_is_the_given_mean(order: int) -> None:
     assert len(problem.u0) == 16 * 12
 
 
+def test_means_of_several_are_kept_one_by_one() -> None:
+    u, v, w = ps.fields("u v w", X)
+    equations = [ps.Eq(D(u), v + w), ps.Eq(D(v, X, 2), u), ps.Eq(D(w, X, 2), 2 * u)]
+    system = ps.PDESystem(equations, {X: (0, 1)}, {X: ps.Neumann(0)}, {u: sp.cos(sp.pi * X)})
+    problem = system.discretize({X: 12}).problem((0, 1), u0={v: 2, w: 3}).remake(u0={v: 5})
+    found = problem.system.graph.arrays("observed", problem.u0, problem.p, 0.0)
+    np.testing.assert_allclose([value.mean() for value in found], [5, 3], atol=1e-12)
+    with pytest.raises(ps.ProblemError, match="initial value of w is not finite"):
+        problem.remake(u0={w: np.nan})
+
+
 def test_what_they_are_given_elsewhere_is_where_a_search_would_begin() -> None:
     system, _, v = follower(lambda u, v: ps.Eq(v, 2 * u), {X: PERIODIC, Y: PERIODIC}, start=sp.cos(2 * sp.pi * X))
     problem = system.discretize({X: 8, Y: 8}).problem((0, 1), u0={v: 3})
