@@ -53,6 +53,10 @@ class DiscreteSystem(WithNetworks):
         Where the values are.
     model : Model
         What the engines solve; its graph has array nodes, and no more of them on a finer grid.
+    states : tuple of FieldInfo
+        The unknowns.
+    elimination : Elimination or None
+        How fields without a time derivative were solved for within the right-hand side, if they were.
     """
 
     def __init__(
@@ -100,7 +104,6 @@ class DiscreteSystem(WithNetworks):
         )
         self.model, self.states = self._whole, system.states
         self._weights = system._weights
-        #: How fields without a time derivative were solved for, if they were.
         self.elimination: Elimination | None = None
         self._means: dict[int, float] = {}
         if system.constrained and eliminate:
