@@ -391,8 +391,10 @@ class FieldProblem(Problem):
                 i = self.system.state_index(key)
             except TypeError:
                 i = None
-            names = self.system.model.states
             if i is None:
+                names = [*self.system.model.states]
+                if self.system.elimination is not None:
+                    names += map(name_of, self.system.system.constrained)
                 raise ProblemError(f"u0 has a value for {key}, which is no field ({', '.join(names)})", symbol=str(key))
             result[i] = self._on_grid(value, self.system.model.fields[i])
         return result
