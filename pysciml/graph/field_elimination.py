@@ -192,7 +192,11 @@ class _Elimination:
     ) -> int:
         b, ndim = self.b, len(shape)
         numeric = set(identity) | {c for row in matrices.values() for c in row} == {b.one}
-        modes = {axis: _modes(list(row.values())) for axis, row in matrices.items()}
+        known: dict[Any, Any] = {}  # axes of a square have the same
+        modes: dict[int, tuple[Array, Array, list[Array]]] = {}
+        for axis, row in matrices.items():
+            key = tuple((c, m.tobytes()) for c, m in row.items())
+            modes[axis] = known[key] = known.get(key) or _modes(list(row.values()))
         values: dict[int, Array] = {c: np.full((1,) * ndim, s) for c, s in identity.items()}
         still = np.ones((1,) * ndim)
         for axis, (_, _, eigenvalues) in modes.items():
@@ -445,9 +449,19 @@ def _inverse(shift: float, matrix: Array, floating: bool) -> Array:
         scale = float(np.abs(whole).max())
         edge = np.full((n, 1), scale / n)
         whole = np.block([[whole, edge], [edge.T, np.zeros((1, 1))]])
-    if not np.linalg.cond(whole) < _CONDITION[1]:
+    inverse = _inverted(whole, _CONDITION[1])
+    return np.array(-inverse[:n, :n])
+
+
+def _inverted(matrix: Array, most: float) -> Array:
+    """The inverse of a matrix whose condition, by sums of rows, is less than the most."""
+    try:
+        inverse = np.asarray(np.linalg.inv(matrix), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        raise _RefusedError from None
+    if not np.abs(matrix).sum(axis=1).max() * np.abs(inverse).sum(axis=1).max() < most:
         raise _RefusedError
-    return np.array(-np.linalg.inv(whole)[:n, :n], dtype=np.float64)
+    return inverse
 
 
 def _modes(matrices: Sequence[Array]) -> tuple[Array, Array, list[Array]]:
@@ -459,10 +473,10 @@ def _modes(matrices: Sequence[Array]) -> tuple[Array, Array, list[Array]]:
     else:
         found: Any = np.linalg.eig(first)
         values, backward = found
-        if np.abs(values.imag).max() > _ZERO * np.abs(values).max() or np.linalg.cond(backward) > _CONDITION[0]:
+        if np.abs(values.imag).max() > _ZERO * np.abs(values).max():
             raise _RefusedError
         backward = np.ascontiguousarray(backward.real)
-        forward = np.linalg.inv(backward)
+        forward = _inverted(backward, _CONDITION[0])
     eigenvalues: list[Array] = []
     for matrix in matrices:
         inner = forward @ matrix @ backward
