@@ -25,8 +25,8 @@ from pysciml.engines.jax.compiling import arithmetic, find_device
 from pysciml.engines.julia import bridge, environment
 from pysciml.engines.julia.training import BatchSolve
 from pysciml.errors import EngineUnavailableError
-from pysciml.neural.adaptive import Setting, method
 from pysciml.neural.adjoints import solve
+from pysciml.neural.steps import Setting, method
 
 #: States, hidden neurons, members of the batch: the shapes of scikit-learn's digits and of MNIST.
 CASES: Final = ((64, 100, 512), (64, 100, 4096), (784, 512, 512), (784, 512, 4096))

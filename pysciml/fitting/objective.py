@@ -16,9 +16,9 @@ from pysciml.engines.jax.lower import lower
 from pysciml.fitting.windows import Windows
 from pysciml.graph import Model
 from pysciml.neural import terms
-from pysciml.neural.adaptive import Setting, method
 from pysciml.neural.adjoints import solve
 from pysciml.neural.regularizers import Regularizer
+from pysciml.neural.steps import Setting, method
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Objective:
     spread: Array
     adjoint: Any = None
 
-    #: See `pysciml.neural.adaptive.Setting`; measured by `benchmarks.training_fields`.
+    #: See `pysciml.neural.steps.Setting`; measured by `benchmarks.training_fields`.
     rolled: ClassVar[bool] = False
 
     def field(self) -> Callable[[Any, Any, Any], Any]:

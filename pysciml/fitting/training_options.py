@@ -16,9 +16,9 @@ from pysciml.engines.julia.optimizers import is_rule
 from pysciml.errors import ProblemError, UnsupportedError
 from pysciml.fitting.inputs import Observations, read_data
 from pysciml.hints import did_you_mean
-from pysciml.neural.adaptive import METHODS
 from pysciml.neural.adjoint_option import Adjoint, engine_of, read_adjoint
 from pysciml.neural.regularizers import RandomEndTime, Regularizer, TaylorDerivative, read_regularizers
+from pysciml.neural.steps import METHODS
 from pysciml.options import check_place
 from pysciml.problem import Problem, number
 

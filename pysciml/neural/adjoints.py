@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from pysciml.neural import adaptive
-from pysciml.neural.adaptive import CLASSES, Field, Outcome, Record, Setting, evaluate, step_factor, used_step
+from pysciml.neural.adaptive import Outcome, Record
+from pysciml.neural.steps import CLASSES, Field, Setting, evaluate, first_step, step_factor, used_step
 
 
 def solve(how: Setting, field: Field, params: Any, y0: Any, t0: Any, t1: Any, times: Any = None) -> Outcome:
@@ -42,7 +43,7 @@ def solve(how: Setting, field: Field, params: Any, y0: Any, t0: Any, t1: Any, ti
         return Along(*field(t, y.state, params)) if how.quadrature else field(t, y, params)
 
     there = evaluate(how, field, span[0], y0, params)[0]
-    first = jax.lax.stop_gradient(adaptive.first_step(how, field, *span, y0, there, params))
+    first = jax.lax.stop_gradient(first_step(how, field, *span, y0, there, params))
     wanted = diffrax.SubSaveAt(ts=times if times.size else None, t1=True)
     solution: Any = diffrax.diffeqsolve(
         diffrax.ODETerm(slope),
@@ -103,7 +104,7 @@ def _norm(x: Any) -> Any:
 
 
 class Controller(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
-    """The controller of `pysciml.neural.adaptive` for diffrax's loop: both take the same steps.
+    """The controller of `pysciml.neural.steps` for diffrax's loop: both take the same steps.
 
     Its state is the size to try. What is integrated along has no say. Steps are not differentiated, as diffrax's own
     controllers do not differentiate them.

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from pysciml.errors import ProblemError
 from pysciml.hints import named_options
 from pysciml.neural import noisy_terms, terms
-from pysciml.neural.adaptive import METHODS, Outcome, Setting, method
+from pysciml.neural.adaptive import Outcome
 from pysciml.neural.adjoint_option import read_layer_adjoint
 from pysciml.neural.adjoints import solve
 from pysciml.neural.regularizers import Regularizer, read_regularizers
+from pysciml.neural.steps import METHODS, Setting, method
 from pysciml.neural.stochastic import NoisySetting, solve_noisy
 from pysciml.problem import number
 

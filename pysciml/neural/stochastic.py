@@ -61,7 +61,7 @@ STAGES: Final = 4
 
 @dataclass(frozen=True)
 class NoisySetting:
-    """What a solve depends on besides numbers; see `pysciml.neural.adaptive.Setting`."""
+    """What a solve depends on besides numbers; see `pysciml.neural.steps.Setting`."""
 
     rtol: float
     atol: float

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import jet
 
-from pysciml.neural.adaptive import Field, Outcome, Setting, evaluate, one_step
+from pysciml.neural.adaptive import Outcome
 from pysciml.neural.regularizers import (
     ErrorEstimate,
     JacobianNorm,
@@ -22,6 +22,7 @@ from pysciml.neural.regularizers import (
     StiffnessEstimate,
     TaylorDerivative,
 )
+from pysciml.neural.steps import Field, Setting, evaluate, one_step
 
 _INTEGRATED = (TaylorDerivative, KineticEnergy, JacobianNorm)
 _LOCAL = (LocalErrorEstimate, LocalStiffnessEstimate)

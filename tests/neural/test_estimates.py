@@ -11,7 +11,8 @@ import pytest
 
 import pysciml as ps
 from pysciml.neural import terms
-from pysciml.neural.adaptive import METHODS, Setting, method, one_step, solve
+from pysciml.neural.adaptive import solve
+from pysciml.neural.steps import METHODS, Setting, method, one_step
 from pysciml.neural.stochastic import NoisySetting, noisy_step, solve_noisy
 
 

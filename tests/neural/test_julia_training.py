@@ -125,7 +125,8 @@ def test_the_derivative_is_that_of_finite_differences(name):
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
 def test_the_steps_are_those_of_jax_one_by_one(tolerance):
     from pysciml.engines.julia.training import BatchSolve
-    from pysciml.neural.adaptive import Setting, method, solve
+    from pysciml.neural.adaptive import solve
+    from pysciml.neural.steps import Setting, method
 
     problem = make_problem()
     members, n = 3, 512

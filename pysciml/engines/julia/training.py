@@ -119,13 +119,13 @@ class BatchSolve(_Solve):
     ----------
     model : Model
     algorithm : str
-        One of `pysciml.neural.adaptive.METHODS`.
+        One of `pysciml.neural.steps.METHODS`.
     members : int
         How many solutions make the state, which has one step size.
     rtol, atol : float
     max_steps : int
     through_steps : bool
-        See `pysciml.neural.adaptive.Setting`.
+        See `pysciml.neural.steps.Setting`.
     integrand : Graph, optional
         What to integrate along; see `pysciml.neural.integrands.integrand`.
     dense : bool
