@@ -1,19 +1,10 @@
 # The Lux layers, against finite differences and against the solver of graphs: needs Lux and Zygote beside PySciML.
 
 using Lux
-using PySciML
 using PySciML: AdaptiveSolve, Tape, explicit_method
-using Random: Random, Xoshiro
-using Test
-using Zygote: Zygote
+using Random: Random
 
-"A small network in double precision, and its parameters as `setup` makes them."
-double(layer, seed = 1) = Lux.f64(Lux.setup(Xoshiro(seed), layer))
-
-flat(ps) = reduce(vcat, [vec(leaf) for leaf in leaves(ps)])
-leaves(x::AbstractArray) = Any[x]
-leaves(::Nothing) = Any[]
-leaves(x) = isempty(x) ? Any[] : reduce(vcat, [leaves(part) for part in values(x)])
+include("layer_checks.jl")
 
 "The parameters with one number changed."
 changed(x::AbstractArray, k::Ref{Int}, by) = (y = copy(x); 1 <= k[] <= length(y) && (y[k[]] += by); k[] -= length(y); y)
@@ -34,8 +25,6 @@ end
 "The parameters after a step along a gradient."
 moved(x::AbstractArray, by, step) = x .+ step .* by
 moved(x::NamedTuple, by, step) = by === nothing ? x : NamedTuple(name => moved(x[name], by[name], step) for name in keys(x))
-
-network(n = 2) = Chain(Dense(n => 8, tanh), Dense(8 => 2))
 
 @testset "gradients of a neural ODE" begin
     y0 = randn(Xoshiro(2), 2, 5)

@@ -82,16 +82,20 @@ def test_julia_starts_with_the_system_image_that_fits() -> None:
 
 @pytest.mark.parametrize(
     ("script", "needed"),
-    [("layers.jl", ("Lux", "Zygote")), ("layers_by_adjoint.jl", ("Lux", "SciMLSensitivity", "Zygote"))],
+    [
+        ("layers.jl", ("Lux", "Zygote")),
+        ("layers_by_adjoint.jl", ("Lux", "SciMLSensitivity", "Zygote")),
+        ("device_code.jl", ("GPUCompiler", "JLArrays")),
+    ],
 )
-def test_the_lux_layers_pass_their_own_tests(script: str, needed: tuple[str, ...]) -> None:
+def test_what_needs_further_packages_passes_its_own_tests(script: str, needed: tuple[str, ...]) -> None:
     found = environment.find()
     assert not isinstance(found, str)
     command = [found.executable, "--startup-file=no", f"--project={found.project}"]
     names = ", ".join(f'"{name}"' for name in needed)
     wanted = f"exit(all(name -> Base.find_package(name) !== nothing, ({names})) ? 0 : 3)"
     if subprocess.run([*command, "-e", wanted], check=False).returncode == 3:
-        pytest.skip(f"{', '.join(needed)} are not all in this Julia environment: Pkg.add them to it to test the layers")
+        pytest.skip(f"{', '.join(needed)} are not all in this Julia environment: Pkg.add them to it for {script}")
     path = environment.package_folder() / "test" / script
     run = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
