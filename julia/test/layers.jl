@@ -173,6 +173,20 @@ end
     end
 end
 
+@testset "gradients of local estimates of a neural SDE" begin
+    y0 = randn(Xoshiro(6), 2, 4)
+    field(last...) = Chain(Dense(3 => 4, tanh), Dense(4 => 2, last...))
+    # An estimate takes the state as given: differences are taken where drift and diffusion depend on the time alone.
+    for estimate in (LocalErrorEstimate, LocalStiffnessEstimate), sampling in (:unbiased, :biased)
+        regularize = estimate(1.0; sampling)
+        layer = NeuralSDE(field(), field(sigmoid); rtol = 1.0e-12, atol = 1.0e3, with_time = true, regularize)
+        ps, st = double(layer)
+        foreach(part -> part.layer_1.weight[:, 1:2] .= 0, (ps.drift, ps.diffusion))
+        scale = 1 / layer(y0, ps, st)[1].regularization
+        agrees(q -> scale * layer(y0, q, st)[1].regularization, ps)
+    end
+end
+
 @testset "noise comes from the state of the layer" begin
     layer = NeuralSDE(Dense(1 => 1), Dense(1 => 1); rtol = 1.0e-2, atol = 1.0e-2, max_steps = 10_000)
     # dy = -y dt + 0.5 dW: the variance goes to 0.125.
