@@ -1,6 +1,7 @@
 # What runs on a device is compiled for an NVIDIA GPU, where there is none: every kernel that the reference arrays of GPUArrays.jl were
 # given in trainings and in solves of fields, to PTX, by GPUCompiler.jl. It refuses what no GPU can do: calls that are resolved when the
-# code runs, memory from the heap, functions of the C library. Needs GPUCompiler and JLArrays beside PySciML, and, for layers, Lux and Zygote.
+# code runs, memory from the heap, functions of the C library; and kernels of single precision are refused that compute in double. Needs
+# GPUCompiler and JLArrays beside PySciML, and, for layers, Lux and Zygote.
 
 using PySciML
 using Test
@@ -152,7 +153,10 @@ function for_gpus(cpu)
     return gpu isa UnionAll ? gpu{kind.parameters...} : gpu
 end
 
-"What keeps a kernel from running on a GPU, or nothing."
+"Arithmetic in double precision, at which many GPUs are slow: kernels of single precision must have none."
+const DOUBLE = r"\b(add|sub|mul|fma|div|sqrt)\.(\w+\.)?f64"
+
+"What keeps a kernel from running on a GPU as it should, or nothing."
 function refused((f, context, arguments))
     types = Tuple{context, map(on_device, arguments)...}
     for type in types.parameters
@@ -162,7 +166,8 @@ function refused((f, context, arguments))
     job = CompilerJob(source, CompilerConfig(PTXCompilerTarget(; cap = v"7.0"), Parameters(); kernel = true))
     return try
         code = first(JuliaContext(_ -> GPUCompiler.compile(:asm, job)))
-        occursin(".entry", code) ? "" : "no kernel in its code"
+        single = !any(contains("DeviceArray{Float64"), map(string, types.parameters))
+        !occursin(".entry", code) ? "no kernel in its code" : single && occursin(DOUBLE, code) ? "it computes in double precision" : ""
     catch error
         error isa GPUCompiler.InvalidIRError || rethrow()
         first(sprint(showerror, error), 2000)
@@ -194,12 +199,13 @@ function compiles(run)
     return nothing
 end
 
-@testset "what no GPU can do is refused" begin
-    numbers, host = DeviceCode.JLArrays.JLArray([1.5, 2.5]), [1.0]
-    for (f, reason) in (
-            PySciML.SpecialFunctions.besselj0 => "literal pointer",
-            (x -> (x + Base.inferencebarrier(1.0))::Float64) => "dynamic function",
-            (x -> x + host[1]) => "not made of bits",
+@testset "what a GPU cannot do, or not well, is refused" begin
+    wide, narrow = map(DeviceCode.JLArrays.JLArray, ([1.5, 2.5], Float32[1.5, 2.5]))
+    host = [1.0]
+    for (numbers, f, reason) in (
+            (wide, PySciML.SpecialFunctions.besselj0, "literal pointer"),
+            (wide, x -> (x + Base.inferencebarrier(1.0))::Float64, "dynamic function"),
+            (wide, x -> x + host[1], "not made of bits"), (narrow, x -> Float32(0.1 * x), "double precision"),
         )
         f.(numbers)
         kernel = only(DeviceCode.LAUNCHED)
@@ -210,7 +216,11 @@ end
 
 @testset "what trainings launch compiles for a GPU" begin
     compiles(() -> check_device_training(DeviceCode.JLBackend(), Float64; rtol = 1.0e-9))
-    compiles(() -> @test noisy_agrees(noisy_tapes(), DeviceCode.JLBackend(), Float32; rtol = 1.0e-3))
+    compiles() do
+        one, p, y0, start, length = entangled()
+        @test solve_agrees(one, p, y0, start, length, "BS3", DeviceCode.JLBackend(), Float32; rtol = 1.0e-3)
+        @test noisy_agrees(noisy_tapes(), DeviceCode.JLBackend(), Float32; rtol = 1.0e-3)
+    end
 end
 
 @testset "what fields launch compiles for a GPU" begin
