@@ -80,7 +80,7 @@ class LatentODE(eqx.Module):
         times : array, shape (n_t,)
         """
         gaps = jnp.diff(times, append=times[-1:])
-        rows = jnp.concatenate([x * mask, mask, gaps[:, None]], axis=1)
+        rows = jnp.concatenate([jnp.where(mask > 0, x, 0) * mask, mask, gaps[:, None]], axis=1)
 
         def read(state: Any, row: Any) -> tuple[Any, None]:
             seen = jnp.any(row[x.shape[1] : -1] > 0)
@@ -89,6 +89,22 @@ class LatentODE(eqx.Module):
         state, _ = jax.lax.scan(read, jnp.zeros(self.cell.hidden_size, x.dtype), rows[::-1])
         mean, log_variance = jnp.split(self.infer(state), 2)
         return mean, log_variance
+
+    def _series(self, x: Any, mask: Any, times: Any) -> tuple[Any, Any, Any]:
+        """Observations, in one precision, if their shapes fit."""
+        x = jnp.asarray(x)
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+        mask, times = jnp.asarray(mask, x.dtype), jnp.asarray(times, x.dtype)
+        if mask.shape != x.shape:
+            raise ProblemError(f"LatentODE: x has the shape {x.shape}, and its mask {mask.shape}", symbol="mask")
+        n_observed = (self.cell.input_size - 1) // 2
+        if x.ndim != 3 or times.ndim != 1 or x.shape[1:] != (*times.shape, n_observed):
+            raise ProblemError(
+                f"LatentODE: x must have the shape (batch, n_t, {n_observed}) for times of shape (n_t,); "
+                f"it has {x.shape}, and times {times.shape}",
+                symbol="x",
+            )
+        return x, mask, times
 
     def __call__(
         self,
@@ -107,7 +123,7 @@ class LatentODE(eqx.Module):
         ----------
         x : array, shape (batch, n_t, n_observed)
         mask : array like ``x``
-            1 where there is an observation, 0 where not.
+            1 where there is an observation, 0 where not; there ``x`` may be NaN.
         times : array, shape (n_t,)
             Ascending; the first is ``layer.t0``, the last ``layer.t1`` at most.
         key : JAX key
@@ -116,8 +132,7 @@ class LatentODE(eqx.Module):
         at : array, shape (n_at,), optional
             Other times to decode at.
         """
-        x, mask = jnp.asarray(x), jnp.asarray(mask, x.dtype)
-        times = jnp.asarray(times, x.dtype)
+        x, mask, times = self._series(x, mask, times)
         mean, log_variance = jax.vmap(self.encode, in_axes=(0, 0, None))(x, mask, times)
         draw, rest = jax.random.split(key)
         z = mean

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from pysciml.errors import ProblemError
 from pysciml.hints import named_options
-from pysciml.neural import noisy_terms, terms
+from pysciml.neural import layer_input, noisy_terms, terms
 from pysciml.neural.adaptive import Outcome
 from pysciml.neural.adjoint_option import read_layer_adjoint
 from pysciml.neural.adjoints import solve
@@ -145,20 +145,28 @@ class NeuralODE(eqx.Module):
         Parameters
         ----------
         y0 : array, shape (n,) or (..., n)
-        ts : array, optional
-            Where to return the solution; by default at ``t1`` alone.
+            Integers become floating-point numbers.
+        ts : array, shape (n_ts,), optional
+            Where to return the solution, ascending from ``t0`` to ``t1`` at most; by default at ``t1`` alone.
         key : JAX key
             For regularizers that sample (needed by those).
         progress : float
             Of the training, from 0 to 1: where annealed coefficients are.
         train : bool
             False leaves the regularizers out.
+
+        Raises
+        ------
+        ProblemError
+            If the field is no equation of such states, or times are not in the span.
         """
         regularizers = self.regularize if train else ()
         plain = Setting(method(self.algorithm), self.rtol, self.atol, self.max_steps, adjoint=self.adjoint)
         how = terms.setting_for(plain, regularizers)
         arrays, static = eqx.partition(self.field, eqx.is_inexact_array)
-        y0 = jnp.asarray(y0)
+        y0 = layer_input.states("NeuralODE", y0)
+        times = layer_input.times("NeuralODE", ts, self.t0, self.t1, y0.dtype)
+        layer_input.check_field("NeuralODE", "field", self.field, y0)
 
         def function(t: Any, y: Any, params: Any) -> Any:
             module = eqx.combine(params, static)
@@ -173,7 +181,6 @@ class NeuralODE(eqx.Module):
         given = (arrays, coefficients, noise)
         shift = terms.end_shift(regularizers)
         end = jnp.asarray(self.t1, y0.dtype)
-        times = None if ts is None else jnp.asarray(ts, y0.dtype)
         if shift:
             moved = jax.random.uniform(keys[1], (), y0.dtype, -shift, shift)
             end = end + moved
@@ -250,6 +257,9 @@ class NeuralSDE(eqx.Module):
         adjoint: None = None,
     ) -> None:
         self.t0, self.t1, self.rtol, self.atol = check_numbers("NeuralSDE", t0, t1, rtol, atol, max_steps)
+        for name, given in (("drift", drift), ("diffusion", diffusion)):
+            if not callable(given):
+                raise ProblemError(f"NeuralSDE: {name} must be callable, {name}(t, y), not {given!r}", symbol=name)
         self.drift, self.diffusion, self.max_steps = drift, diffusion, max_steps
         self.regularize = read_regularizers(regularize)
         noisy_terms.check(self.regularize)
@@ -261,7 +271,10 @@ class NeuralSDE(eqx.Module):
         """Solve along one random path for each entry of ``y0``, shape (..., n); see `NeuralODE.__call__`."""
         regularizers = self.regularize if train else ()
         arrays, static = eqx.partition((self.drift, self.diffusion), eqx.is_inexact_array)
-        y0 = jnp.asarray(y0)
+        y0 = layer_input.states("NeuralSDE", y0)
+        times = layer_input.times("NeuralSDE", ts, self.t0, self.t1, y0.dtype)
+        layer_input.check_field("NeuralSDE", "drift", self.drift, y0)
+        layer_input.check_field("NeuralSDE", "diffusion", self.diffusion, y0)
 
         def function(t: Any, y: Any, params: Any) -> Any:
             drift, diffusion = eqx.combine(params, static)
@@ -277,7 +290,6 @@ class NeuralSDE(eqx.Module):
         given = (arrays, coefficients, noise)
         end = jnp.asarray(self.t1, y0.dtype)
         shift = terms.end_shift(regularizers)
-        times = None if ts is None else jnp.asarray(ts, y0.dtype)
         if shift:
             end = end + jax.random.uniform(keys[1], (), y0.dtype, -shift, shift)
             times = None if times is None else jnp.where(times >= self.t1, end, jnp.minimum(times, end))

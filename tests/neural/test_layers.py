@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import diffrax
 import equinox as eqx
 import jax
@@ -202,6 +204,61 @@ def test_a_random_end_time_moves_the_end():
     assert 0.5 <= min(ends) < 0.8
     assert 1.2 < max(ends) <= 1.5
     assert float(layer(jnp.zeros(1), train=False).y[0]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_what_a_layer_cannot_solve_is_refused_before_it_is_solved(noisy):
+    def layer(field, **options):
+        if noisy:
+            return partial(ps.neural.NeuralSDE(field, lambda t, y: 0 * y, **options), key=jax.random.key(0))
+        return ps.neural.NeuralODE(field, **options)
+
+    name = "drift" if noisy else "field"
+    with pytest.raises(
+        ps.ProblemError, match=rf"{name}\(t, y\) fails for y of shape \(4,\), of states of shape \(2, 4\): "
+    ):
+        layer(field())(jnp.ones((2, 4)))
+    with pytest.raises(ps.ProblemError, match=rf"{name} turns states of shape \(3,\) into \(4,\)"):
+        layer(lambda t, y: jnp.append(y, t))(jnp.ones(3))
+    with pytest.raises(ps.ProblemError, match=rf"{name} turns states of shape \(1,\) into tuple"):
+        layer(lambda t, y: (y, y))(jnp.ones(1))
+    with pytest.raises(ps.ProblemError, match=f"{name} returns float64 for states in float32: convert either"):
+        layer(field())(jnp.ones(3, jnp.float32))
+    with pytest.raises(ps.ProblemError, match=r"states are real, not complex"):
+        layer(lambda t, y: y)(jnp.ones(2) * 1j)
+    with pytest.raises(ps.ProblemError, match=r"a single number is jnp.array\(\[y0\]\)"):
+        layer(lambda t, y: y)(1.0)
+    for ts in ([0.5, 0.1], [-0.1, 0.5], [0.5, 1.1]):
+        with pytest.raises(ps.ProblemError, match="times must ascend from 0 to 1 at most; they are"):
+            layer(field())(jnp.ones(3), jnp.asarray(ts))
+    for ts in ([], 0.5, [[0.5]]):
+        with pytest.raises(ps.ProblemError, match=r"times are an array of shape \(n_ts,\), not"):
+            layer(field())(jnp.ones(3), jnp.asarray(ts))
+    with pytest.raises(ps.ProblemError, match=f"{name} must be callable"):
+        layer(3)
+    with jax.enable_x64(False):  # 0.7 is larger in single precision: the end is among the times all the same
+        assert bool(layer(lambda t, y: -y, t1=0.7)(jnp.ones(1), [0.7]).success)
+    assert jax.jit(layer(lambda t, y: 0 * y))(np.array([1, 2])).y.tolist() == [1.0, 2.0]
+
+
+def test_what_is_not_observed_may_be_not_a_number():
+    model = ps.neural.LatentODE(ps.neural.NeuralODE(field()), 2, 3, key=jax.random.key(0))
+    x, times = jax.random.normal(jax.random.key(1), (4, 5, 2)), jnp.linspace(0, 1, 5)
+    mask = (jax.random.uniform(jax.random.key(2), x.shape) < 0.6) * 1
+
+    def loss(model, x):
+        out = model(x, mask, times, key=jax.random.key(3))
+        return jnp.sum(out.x**2) + jnp.sum(out.kl)
+
+    value, slope = eqx.filter_value_and_grad(loss)(model, x)
+    other, with_gaps = eqx.filter_value_and_grad(loss)(model, jnp.where(mask > 0, x, jnp.nan))
+    assert float(value) == float(other)
+    for found, wanted in zip(jax.tree.leaves(with_gaps), jax.tree.leaves(slope), strict=True):
+        assert np.array_equal(found, wanted)
+    with pytest.raises(ps.ProblemError, match=r"x has the shape \(4, 5, 2\), and its mask \(4, 5, 1\)"):
+        model(x, mask[..., :1], times, key=jax.random.key(0))
+    with pytest.raises(ps.ProblemError, match=r"shape \(batch, n_t, 2\) .* it has \(4, 5, 2\), and times \(4,\)"):
+        model(x, mask, times[1:], key=jax.random.key(0))
 
 
 def test_what_makes_no_sense_is_refused():
