@@ -49,6 +49,8 @@ the encoder reads the observations backward in time, each with its mask and the 
 
     out, st = model((x, mask, times), ps, st)  # x and mask of shape (n_observed, n_t, batch), times ascending from t0
 
+The mask is 1 where there is an observation, and 0 where not; there `x` may be NaN.
+
 `out` has `x`, of the shape of the observations, `kl`, the Kullback-Leibler divergence of every series' hidden state from the
 standard normal, and `solved`, what the layer returned.
 """

@@ -39,9 +39,10 @@ end
     ps, st = double(model)
     x = [sin(3 * t + s + c) for c in 1:2, t in times, s in range(0, 2, length = 7)]
     mask = Float64.(rand(Xoshiro(8), size(x)...) .< 0.7)
+    x = ifelse.(mask .> 0, x, NaN)
     results = map((identity, on_device)) do place
         given = place(x), place(mask), times
-        loss(q) = (o = model(given, q, st)[1]; sum(abs2, given[2] .* (o.x .- given[1])) + sum(o.kl) / 10 + o.solved.regularization)
+        loss(q) = (o = model(given, q, st)[1]; sum(abs2, ifelse.(given[2] .> 0, o.x .- given[1], 0.0)) + sum(o.kl) / 10 + o.solved.regularization)
         out, _ = model(given, place(ps), st)
         slope = only(Zygote.gradient(loss, place(ps)))
         map(Array, (out.x, out.kl, reduce(vcat, vec.(Array.(leaves(slope))))))

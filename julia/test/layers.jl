@@ -208,8 +208,11 @@ end
     mask = Float64.(rand(Xoshiro(8), size(x)...) .< 0.7)
     out, _ = model((x, mask, times), ps, st)
     @test size(out.x) == size(x) && length(out.kl) == 7 && all(>=(0), out.kl)
-    # What is not observed is not read.
+    # What is not observed is not read, and may be NaN.
     @test model((x .+ 100 .* (1 .- mask), mask, times), ps, st)[1].x ≈ out.x
+    cost(y) = q -> (o = model((y, mask, times), q, st)[1]; sum(abs2, o.x) + sum(o.kl))
+    gaps = ifelse.(mask .> 0, x, NaN)
+    @test flat(Zygote.gradient(cost(gaps), ps)[1]) == flat(Zygote.gradient(cost(x), ps)[1])
     loss(q) = (o = model((x, mask, times), q, st)[1]; sum(abs2, mask .* (o.x .- x)) + sum(o.kl) / 10 + o.solved.regularization)
     first_loss = loss(ps)
     for _ in 1:60

@@ -27,7 +27,9 @@ function encode(m::LatentODELayer, x, mask, times, ps, st)
     gaps = ignore_derivatives(() -> T[diff(Array(times)); 0])
     hidden = ignore_derivatives(() -> zeros_like(x, T, m.width, size(x, 3)))
     for k in n_t:-1:1
-        row = vcat(x[:, k, :] .* mask[:, k, :], mask[:, k, :], ignore_derivatives(() -> fill!(similar(x, T, 1, size(x, 3)), gaps[k])))
+        here = mask[:, k, :]
+        known = ifelse.(here .> 0, x[:, k, :], zero(T)) # where nothing was observed there may be NaN
+        row = vcat(known .* here, here, ignore_derivatives(() -> fill!(similar(x, T, 1, size(x, 3)), gaps[k])))
         (next, _), _ = m.cell((row, (hidden,)), ps.cell, st.cell)
         seen = ignore_derivatives(() -> T.(any(>(0), mask[:, k, :]; dims = 1)))
         hidden = seen .* next .+ (1 .- seen) .* hidden
