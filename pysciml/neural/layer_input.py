@@ -29,19 +29,17 @@ def times(owner: str, ts: Any, start: float, end: float, dtype: Any) -> Any:
     """Output times, in the precision of the states; numbers must ascend within the span (traced ones are not known)."""
     if ts is None:
         return None
-    ts = jnp.asarray(ts, dtype)
+    traced = isinstance(ts, Tracer)
+    ts = jnp.asarray(ts, dtype) if traced else np.asarray(ts, dtype)
     if ts.ndim != 1 or ts.size == 0:
         raise ProblemError(f"{owner}: times are an array of shape (n_ts,), not {ts.shape}", symbol="ts")
-    if isinstance(ts, Tracer):
-        return ts
     first, last = np.asarray((start, end), dtype)
-    known = np.asarray(ts)
-    if not (np.all(np.diff(known) >= 0) and first <= known[0] and known[-1] <= last):
-        shown = np.array2string(known, threshold=6)
+    if not traced and not (np.all(np.diff(ts) >= 0) and first <= ts[0] and ts[-1] <= last):
+        shown = np.array2string(ts, threshold=6)
         raise ProblemError(
             f"{owner}: times must ascend from {start:g} to {end:g} at most; they are {shown}", symbol="ts"
         )
-    return ts
+    return jnp.asarray(ts)
 
 
 def check_field(owner: str, name: str, field: Callable[[Any, Any], Any], y0: Any) -> None:

@@ -230,6 +230,8 @@ def test_what_a_layer_cannot_solve_is_refused_before_it_is_solved(noisy):
         layer(lambda t, y: y)(1.0)
     for ts in ([0.5, 0.1], [-0.1, 0.5], [0.5, 1.1]):
         with pytest.raises(ps.ProblemError, match="times must ascend from 0 to 1 at most; they are"):
+            eqx.filter_jit(layer(field()))(jnp.ones(3), tuple(ts))
+        with pytest.raises(ps.ProblemError, match="times must ascend from 0 to 1 at most; they are"):
             layer(field())(jnp.ones(3), jnp.asarray(ts))
     for ts in ([], 0.5, [[0.5]]):
         with pytest.raises(ps.ProblemError, match=r"times are an array of shape \(n_ts,\), not"):
