@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from pysciml.errors import ProblemError
 from pysciml.hints import named_options
+from pysciml.neural.layer_input import floating
 from pysciml.neural.layers import NeuralODE, Solved
 
 
@@ -92,8 +93,7 @@ class LatentODE(eqx.Module):
 
     def _series(self, x: Any, mask: Any, times: Any) -> tuple[Any, Any, Any]:
         """Observations, in one precision, if their shapes fit."""
-        x = jnp.asarray(x)
-        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+        x = floating(x)
         mask, times = jnp.asarray(mask, x.dtype), jnp.asarray(times, x.dtype)
         if mask.shape != x.shape:
             raise ProblemError(f"LatentODE: x has the shape {x.shape}, and its mask {mask.shape}", symbol="mask")

@@ -13,6 +13,12 @@ from jax.core import Tracer
 from pysciml.errors import ProblemError
 
 
+def floating(numbers: Any) -> Any:
+    """Real numbers as floating-point ones, of any shape; those that are so already stay as they are."""
+    array = jnp.asarray(numbers)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
+
+
 def states(owner: str, y0: Any) -> Any:
     """Initial states, shape (n,) or (..., n), as floating-point numbers."""
     y0 = jnp.asarray(y0)
@@ -22,7 +28,7 @@ def states(owner: str, y0: Any) -> Any:
         raise ProblemError(
             f"{owner}: states have the shape (n,) or (..., n); a single number is jnp.array([y0])", symbol="y0"
         )
-    return y0 if jnp.issubdtype(y0.dtype, jnp.floating) else y0.astype(jnp.result_type(float))
+    return floating(y0)
 
 
 def times(owner: str, ts: Any, start: float, end: float, dtype: Any) -> Any:
